@@ -1,0 +1,142 @@
+"""What an algorithm and its policy are. No Ray, no files, no command line."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from phalanx.algorithms.common.batch import EpisodeBatch
+from phalanx.configs.errors import UserError
+from phalanx.configs.settings import AlgorithmSettings, NetworkSettings
+from phalanx.envs.team import Bools, Floats, TeamSpec
+
+Weights = dict[str, npt.NDArray[Any]]
+Metrics = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an algorithm can be used for; the wrong combination is refused with a sentence."""
+
+    discrete: bool = True
+    continuous: bool = False
+    on_policy: bool = False
+    needs_state: bool = False
+
+
+@dataclass
+class TensorBatch:
+    """An `EpisodeBatch` on the learner's device (same shapes); observations, states and rewards in the parameters'
+    precision, actions int64, flags bool."""
+
+    obs: Tensor
+    state: Tensor
+    avail: Tensor
+    actions: Tensor
+    reward: Tensor
+    terminated: Tensor
+    filled: Tensor
+
+    @classmethod
+    def of(cls, batch: EpisodeBatch, device: torch.device, dtype: torch.dtype = torch.float32) -> TensorBatch:
+        def moved(array: npt.NDArray[Any], to: torch.dtype) -> Tensor:
+            # numpy refuses to share read-only memory (Ray's) silently: copy there, share elsewhere.
+            tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+            if device.type == "cuda":
+                tensor = tensor.pin_memory()
+            return tensor.to(device=device, dtype=to, non_blocking=True)
+
+        integer = np.issubdtype(batch.actions.dtype, np.integer)
+        return cls(
+            obs=moved(batch.obs, dtype),
+            state=moved(batch.state, dtype),
+            avail=moved(batch.avail, torch.bool),
+            actions=moved(batch.actions, torch.int64 if integer else dtype),
+            reward=moved(batch.reward, dtype),
+            terminated=moved(batch.terminated, torch.bool),
+            filled=moved(batch.filled, torch.bool),
+        )
+
+
+class Policy(ABC):
+    """What workers run. A forward is always one stream with its fixed number of environments, because the rows of a
+    GRU differ in bits when the batch size does."""
+
+    @abstractmethod
+    def initial_state(self, num_envs: int) -> Any:
+        """Recurrent state of `num_envs` environments at the beginning of an episode."""
+
+    @abstractmethod
+    def reset_rows(self, state: Any, rows: npt.NDArray[Any]) -> None:
+        """Puts the rows (integers or booleans over E) of `state` back to the beginning of an episode, in place."""
+
+    @abstractmethod
+    def act(
+        self, obs: Floats, state: Any, avail: Bools, rng: np.random.Generator, epsilon: float
+    ) -> npt.NDArray[np.int64]:
+        """Actions [E, N] for obs [E, N, O] and avail [E, N, A]; updates `state` in place. Random (among the
+        available) with probability `epsilon` per agent; epsilon 0 draws nothing from `rng`."""
+
+    @abstractmethod
+    def load_weights(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Takes what `Algorithm.policy_weights` gave."""
+
+
+class Algorithm(nn.Module, ABC):
+    """Networks, loss and target updates of one method.
+
+    Built from the team's spec and settings alone; initial weights come from torch's global generator, which the
+    caller seeds. `state_dict()` holds everything that a checkpoint needs besides the optimiser.
+    """
+
+    Settings: ClassVar[type[AlgorithmSettings]]
+    capabilities: ClassVar[Capabilities]
+
+    def __init__(self, spec: TeamSpec, settings: AlgorithmSettings, networks: NetworkSettings) -> None:
+        super().__init__()
+        self.spec = spec
+        self.settings = settings
+        self.networks = networks
+
+    @classmethod
+    @abstractmethod
+    def make_policy(cls, spec: TeamSpec, settings: AlgorithmSettings, networks: NetworkSettings) -> Policy:
+        """The policy alone, with arbitrary weights: what a worker builds, without mixers or targets."""
+
+    @abstractmethod
+    def policy_weights(self) -> Weights:
+        """What the policy needs, as numpy arrays that share no memory with the parameters."""
+
+    @abstractmethod
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What the optimiser changes (target networks are not among them)."""
+
+    @abstractmethod
+    def loss(self, batch: TensorBatch, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
+        """The scalar to minimise and detached scalars for metrics, names without an area (`loss_td`, …). `rng` is the
+        learner's: everything random in an update (ensemble subsets, …) is drawn from it."""
+
+    @abstractmethod
+    def after_update(self, updates: int) -> None:
+        """Called after optimiser step number `updates` (from 1): target networks."""
+
+
+def require_compatible(algorithm: type[Algorithm], name: str, spec: TeamSpec) -> None:
+    """Raises a UserError where the algorithm cannot learn in the environment."""
+    can = algorithm.capabilities
+    if spec.discrete and not can.discrete:
+        raise UserError(f"algorithm.name={name} needs continuous actions, but {spec.env_name} has discrete ones")
+    if not spec.discrete and not can.continuous:
+        raise UserError(
+            f"algorithm.name={name} needs discrete actions, but {spec.env_name} has continuous ones:"
+            " choose another algorithm or an environment with discrete actions"
+        )
+    if can.needs_state and spec.state_dim == 0:
+        raise UserError(f"algorithm.name={name} mixes with the global state, but {spec.env_name} has none")

@@ -1,0 +1,82 @@
+"""Episodes as padded arrays: what workers send, replay keeps and the learner receives. numpy only, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from phalanx.envs.team import TeamSpec
+
+
+@dataclass
+class EpisodeBatch:
+    """B episodes, padded to T transitions.
+
+    Row t of `obs`, `state`, `avail` is what was seen before action t; row `length` holds the final observation.
+    Padding is zeros with action 0 available, and never counts: `filled` alone decides what was seen and
+    `transition_mask` what is learned from. Last actions are derived from `actions`, never stored.
+    """
+
+    obs: npt.NDArray[np.floating]  # [B, T+1, N, O]
+    state: npt.NDArray[np.floating]  # [B, T+1, S]
+    avail: npt.NDArray[np.bool_]  # [B, T+1, N, A]
+    actions: npt.NDArray[np.generic]  # [B, T, N] int16, or [B, T, N, D] float32 where continuous
+    reward: npt.NDArray[np.float32]  # [B, T]
+    terminated: npt.NDArray[np.bool_]  # [B, T]
+    filled: npt.NDArray[np.bool_]  # [B, T+1]: a transition was made from here (the final row is not filled)
+
+    def __len__(self) -> int:
+        return int(self.reward.shape[0])
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """[B]: transitions of each episode."""
+        return self.filled[:, :-1].sum(axis=1)
+
+    def trimmed(self) -> EpisodeBatch:
+        """Cut to the longest episode of the batch: padding costs learning time."""
+        longest = max(int(self.lengths.max(initial=0)), 1)
+        return EpisodeBatch(
+            self.obs[:, : longest + 1],
+            self.state[:, : longest + 1],
+            self.avail[:, : longest + 1],
+            self.actions[:, :longest],
+            self.reward[:, :longest],
+            self.terminated[:, :longest],
+            self.filled[:, : longest + 1],
+        )
+
+    @property
+    def nbytes(self) -> int:
+        return sum(getattr(self, f.name).nbytes for f in fields(self))
+
+
+def empty_batch(
+    spec: TeamSpec, episodes: int, steps: int | None = None, float_type: npt.DTypeLike = np.float32
+) -> EpisodeBatch:
+    """`episodes` episodes of nothing but padding, room for `steps` transitions each (default: the episode limit)."""
+    t, n = steps or spec.episode_limit, spec.n_agents
+    actions = (
+        np.zeros((episodes, t, n), np.int16)
+        if spec.discrete
+        else np.zeros((episodes, t, n, max(spec.action_dims)), np.float32)
+    )
+    avail = np.zeros((episodes, t + 1, n, spec.n_actions), np.bool_)
+    avail[..., :1] = True
+    return EpisodeBatch(
+        obs=np.zeros((episodes, t + 1, n, spec.obs_dim), float_type),
+        state=np.zeros((episodes, t + 1, spec.state_dim), float_type),
+        avail=avail,
+        actions=actions,
+        reward=np.zeros((episodes, t), np.float32),
+        terminated=np.zeros((episodes, t), np.bool_),
+        filled=np.zeros((episodes, t + 1), np.bool_),
+    )
+
+
+def concatenate(batches: Sequence[EpisodeBatch]) -> EpisodeBatch:
+    """The batches one after the other; all must be padded to the same T."""
+    return EpisodeBatch(*(np.concatenate([getattr(b, f.name) for b in batches]) for f in fields(EpisodeBatch)))

@@ -1,0 +1,176 @@
+"""Every setting of a run, its type, range, default and meaning. The one home of these facts.
+
+`env` and `algorithm` are sections whose models live beside the environment and the algorithm; the registries say
+which model a `name` stands for (see `phalanx.configs.load`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from phalanx.configs.base import Settings
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class EnvSettings(Settings):
+    """What every environment understands; each environment's own settings extend this."""
+
+    name: str = Field(description="which environment; `phalanx list envs` names them")
+    max_steps: int = Field(default=25, ge=1, description="steps after which an episode is cut off (truncated)")
+    timeout_is_terminal: bool = Field(
+        default=False,
+        description="treat the time limit as a real end (the papers' SMAC behaviour): targets do not bootstrap past it",
+    )
+
+
+class AlgorithmSettings(Settings):
+    """What every algorithm understands; each algorithm's own settings extend this."""
+
+    name: str = Field(description="which algorithm; `phalanx list algorithms` names them")
+    lr: float = Field(default=5e-4, gt=0, description="learning rate")
+    gamma: float = Field(default=0.99, ge=0, le=1, description="discount per step")
+    optimiser: Literal["rmsprop", "adam"] = Field(
+        default="rmsprop", description="rmsprop (smoothing 0.99, epsilon 1e-5, as in PyMARL) or adam"
+    )
+    grad_norm_clip: float = Field(default=10.0, gt=0, description="L2 norm to which all gradients together are cut")
+
+
+class AgentSettings(Settings):
+    hidden: int = Field(default=64, ge=1, description="width of the agent network: its first layer and its GRU")
+
+
+class MixerSettings(Settings):
+    embed: int = Field(default=32, ge=1, description="width of the mixing layer")
+    hypernet: int = Field(default=64, ge=1, description="width of the hypernetworks' hidden layer")
+
+
+class LearnerSettings(Settings):
+    batch_episodes: int = Field(default=32, ge=1, description="episodes in one update")
+    device: Device = Field(default="auto", description="where updates run; auto takes a GPU where the learner has one")
+    threads: int = Field(
+        default=1, ge=1, description="torch threads of the learner in async mode; sync mode always uses one"
+    )
+
+
+class ReplaySettings(Settings):
+    samples_per_insert: float = Field(
+        default=32.0,
+        gt=0,
+        description="episodes sampled for each episode inserted: how often data is learned from, whatever the number of"
+        " workers (32 with batches of 32: one update per episode)",
+    )
+    capacity_episodes: int = Field(default=5000, ge=1, description="episodes kept; the oldest make room")
+    capacity_bytes: int | None = Field(
+        default=None, ge=1, description="upper limit of the memory for episodes; fewer are kept where it is reached"
+    )
+    min_episodes: int = Field(default=32, ge=1, description="episodes to collect before the first update")
+    storage: Literal["float32", "float16"] = Field(
+        default="float32", description="type in which observations and states are kept; float16 halves the memory"
+    )
+
+
+class RolloutSettings(Settings):
+    streams: int = Field(
+        default=2,
+        ge=1,
+        description="independent vectors of environments; part of learning (the same seed gives the same run on any"
+        " number of workers), so change `cluster.workers`, not this, to use more machines",
+    )
+    envs_per_stream: int = Field(default=16, ge=1, description="environments stepped together in one stream")
+
+
+class ExplorationSettings(Settings):
+    start: float = Field(default=1.0, ge=0, le=1, description="probability of a random action at the beginning")
+    end: float = Field(default=0.05, ge=0, le=1, description="probability of a random action in the end")
+    env_steps: int = Field(default=50_000, ge=0, description="env steps over which it falls, linearly")
+
+
+class EvaluationSettings(Settings):
+    every_env_steps: int = Field(default=100_000, ge=1, description="env steps between greedy evaluations")
+    episodes: int = Field(default=32, ge=1, description="episodes of each evaluation; always the same seeds")
+
+
+class CheckpointSettings(Settings):
+    every_env_steps: int = Field(default=500_000, ge=1, description="env steps between checkpoints")
+    keep: int = Field(default=2, ge=1, description="newest checkpoints that are kept")
+    replay: Literal["all", "none"] = Field(
+        default="all", description="whether checkpoints hold the replay; without it a resumed run is not identical"
+    )
+
+
+class ReportSettings(Settings):
+    every_s: float = Field(default=2.0, gt=0, description="seconds between reports in async mode")
+    every_env_steps: int = Field(default=10_000, ge=1, description="env steps between reports in sync mode")
+
+
+class WandbSettings(Settings):
+    project: str = Field(default="phalanx", description="Weights & Biases project")
+    entity: str | None = Field(default=None, description="Weights & Biases team or user")
+    mode: Literal["online", "offline"] = Field(default="offline", description="offline writes below the run folder only")
+
+
+class SinkSettings(Settings):
+    tensorboard: bool = Field(default=False, description="write TensorBoard event files below the run folder")
+    wandb: WandbSettings | None = Field(default=None, description="send metrics to Weights & Biases")
+
+
+class ClusterSettings(Settings):
+    """Resources: nothing here changes what is learned in sync mode."""
+
+    workers: int = Field(default=1, ge=1, description="rollout workers; they share the streams")
+    worker_cpus: float = Field(
+        default=0.001, ge=0, description="CPUs reserved for each worker; the small default starts any number anywhere"
+    )
+    learner_gpus: float = Field(default=0.0, ge=0, description="GPUs reserved for the learner")
+    learner_cpus: float = Field(default=0.001, ge=0, description="CPUs reserved for the learner")
+    address: str | None = Field(
+        default=None, description="Ray cluster to join; null: RAY_ADDRESS where it is set, otherwise Ray on this machine"
+    )
+
+
+class NetworkSettings(Settings):
+    """The network sections together: what an algorithm is built with, besides its own."""
+
+    agent: AgentSettings = AgentSettings()
+    mixer: MixerSettings = MixerSettings()
+
+
+class RunSettings(Settings):
+    """One run, complete: together with the code's version and the machine it decides a sync run to the bit."""
+
+    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the whole run")
+    mode: Literal["sync", "async"] = Field(
+        default="async",
+        description="sync: rounds of whole episodes, bit-identical on any number of workers; async: everything overlaps",
+    )
+    total_env_steps: int = Field(default=1_000_000, ge=1, description="env steps to train for")
+    env: SerializeAsAny[EnvSettings] = Field(description="the environment and its own settings")
+    algorithm: SerializeAsAny[AlgorithmSettings] = Field(description="the algorithm and its own settings")
+    agent: AgentSettings = Field(default=AgentSettings(), description="the agent network")
+    mixer: MixerSettings = Field(default=MixerSettings(), description="the mixing network")
+    learner: LearnerSettings = Field(default=LearnerSettings(), description="the learner")
+    replay: ReplaySettings = Field(default=ReplaySettings(), description="the replay")
+    rollout: RolloutSettings = Field(default=RolloutSettings(), description="data collection")
+    exploration: ExplorationSettings = Field(default=ExplorationSettings(), description="random actions while training")
+    evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="greedy evaluation")
+    checkpoint: CheckpointSettings = Field(default=CheckpointSettings(), description="checkpoints")
+    report: ReportSettings = Field(default=ReportSettings(), description="metrics")
+    sinks: SinkSettings = Field(default=SinkSettings(), description="where metrics go besides metrics.jsonl")
+    cluster: ClusterSettings = Field(default=ClusterSettings(), description="resources; never learning")
+
+    @property
+    def networks(self) -> NetworkSettings:
+        return NetworkSettings(agent=self.agent, mixer=self.mixer)
+
+    @model_validator(mode="after")
+    def _replay_holds_a_batch(self) -> RunSettings:
+        if self.replay.capacity_episodes < self.learner.batch_episodes:
+            raise ValueError(
+                f"replay.capacity_episodes={self.replay.capacity_episodes} is less than"
+                f" learner.batch_episodes={self.learner.batch_episodes}: the replay could never hold a batch;"
+                " raise the one or lower the other"
+            )
+        return self

@@ -1,0 +1,164 @@
+"""TeamSpec and TeamEnv: what every environment of phalanx is.
+
+Legend of shapes, here and everywhere: E environments stepped together, N agents, A actions, O observation size,
+S state size, T time, B batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TeamSpec:
+    """What an algorithm may know of an environment before it runs.
+
+    Unequal agents are padded to the largest: `obs_dims` and `action_dims` hold each agent's own sizes. The agent's
+    id and last action are *not* part of the observation: the model adds them.
+    """
+
+    env_name: str
+    n_agents: int
+    obs_dim: int
+    state_dim: int
+    n_actions: int  # 0 where actions are continuous
+    episode_limit: int
+    agent_names: tuple[str, ...]
+    obs_dims: tuple[int, ...]
+    action_dims: tuple[int, ...]
+    discrete: bool = True
+    group_ids: tuple[int, ...] = ()  # one per agent; () stands for one group
+    group_names: tuple[str, ...] = ()
+    has_win: bool = False  # `Step.info["win"]` is meaningful
+    metrics: tuple[str, ...] = ()  # keys of `Step.info` that are summed over an episode and reported
+    reproducible: bool = True  # False: the environment cannot be seeded
+    versions: Mapping[str, str] = field(default_factory=dict)  # of the simulator, for metadata.json
+
+
+@dataclass
+class Obs:
+    """What the team sees. Arrays are the receiver's to keep: an environment never writes to them again."""
+
+    obs: Floats  # [E, N, O]
+    state: Floats  # [E, S]
+    avail: Bools  # [E, N, A]; every row has a legal action ([E, N, 0] where continuous)
+    alive: Bools  # [E, N]
+
+    def rows(self, index: npt.NDArray[Any]) -> Obs:
+        """A copy of the rows `index` (integers or booleans over E)."""
+        return Obs(self.obs[index].copy(), self.state[index].copy(), self.avail[index].copy(), self.alive[index].copy())
+
+
+@dataclass
+class Step:
+    """The outcome of one vector step, with same-step autoreset.
+
+    `terminated` and `truncated` exclude each other. Where one of them is set, `next` holds the first observation of
+    the next episode and `final` the last one of the ended episode: row `j` of `final` belongs to the `j`-th ended
+    environment in ascending order (`np.flatnonzero(terminated | truncated)`); None where none ended.
+    """
+
+    next: Obs
+    reward: Floats  # [E], the team's
+    terminated: Bools  # [E]
+    truncated: Bools  # [E]
+    final: Obs | None = None
+    info: dict[str, npt.NDArray[Any]] = field(default_factory=dict)  # [E] each: spec.metrics, "win", "crashed"
+    agent_reward: Floats | None = None  # [E, N], where agents are rewarded one by one
+
+    @property
+    def ended(self) -> Bools:
+        return self.terminated | self.truncated
+
+
+class TeamEnv(ABC):
+    """A vector of E environments seen as one team; numpy in and out."""
+
+    spec: TeamSpec
+    num_envs: int
+
+    @abstractmethod
+    def reset(self, seeds: Sequence[Iterator[int]]) -> Obs:
+        """Starts an episode in every environment. `seeds[e]` yields the seeds of environment e's episodes, one for
+        each, autoreset included (see `phalanx.envs.seeding.EpisodeSeeds`)."""
+
+    @abstractmethod
+    def step(self, actions: npt.NDArray[Any]) -> Step:
+        """actions: [E, N] int (discrete) or [E, N, D] float32 (continuous)."""
+
+    def render(self, index: int) -> npt.NDArray[np.uint8] | None:
+        """A picture [H, W, 3] of environment `index`, or None where there is no renderer."""
+        return None
+
+    def close(self) -> None:
+        """Releases what the environment holds (processes, windows)."""
+
+
+class TeamPolicy(Protocol):
+    """Whoever can drive a team greedily; recurrent state is kept inside, one row for each environment."""
+
+    def reset(self, num_envs: int) -> None: ...
+
+    def reset_rows(self, rows: npt.NDArray[Any]) -> None: ...
+
+    def act(self, obs: Floats, avail: Bools) -> npt.NDArray[Any]: ...
+
+
+class BatchedTeamEnv(TeamEnv):
+    """Autoreset and time limit for environments written in batched numpy.
+
+    A subclass gives `_begin` (start episodes in some rows), `_advance` (one step of all rows) and `_observe`
+    (fresh arrays of all rows).
+    """
+
+    def __init__(self, spec: TeamSpec, num_envs: int) -> None:
+        self.spec = spec
+        self.num_envs = num_envs
+        self._elapsed = np.zeros(num_envs, dtype=np.int64)
+        self._seeds: Sequence[Iterator[int]] = ()
+
+    @abstractmethod
+    def _begin(self, rows: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:
+        """Starts the episode with seed `seeds[j]` in environment `rows[j]`."""
+
+    @abstractmethod
+    def _advance(self, actions: npt.NDArray[Any]) -> tuple[Floats, Bools, dict[str, npt.NDArray[Any]]]:
+        """One step of every environment: reward [E], terminated [E], info of [E] arrays."""
+
+    @abstractmethod
+    def _observe(self) -> Obs:
+        """What every environment shows now, in arrays of its own."""
+
+    def reset(self, seeds: Sequence[Iterator[int]]) -> Obs:
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"got {len(seeds)} seed sequences for {self.num_envs} environments")
+        self._seeds = seeds
+        self._begin_rows(np.arange(self.num_envs))
+        return self._observe()
+
+    def step(self, actions: npt.NDArray[Any]) -> Step:
+        reward, terminated, info = self._advance(actions)
+        self._elapsed += 1
+        truncated = (self._elapsed >= self.spec.episode_limit) & ~terminated
+        ended = terminated | truncated
+        after = self._observe()
+        if not ended.any():
+            return Step(after, reward, terminated, truncated, None, info)
+        rows = np.flatnonzero(ended)
+        final = after.rows(rows)
+        self._begin_rows(rows)
+        return Step(self._observe(), reward, terminated, truncated, final, info)
+
+    def _begin_rows(self, rows: npt.NDArray[np.int64]) -> None:
+        self._begin(rows, [next(self._seeds[e]) for e in rows])
+        self._elapsed[rows] = 0
