@@ -1,0 +1,63 @@
+"""Who plays against the team: `env.opponents=random|still|scripted|checkpoint:DIR`, understood in one place."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from phalanx.configs.errors import UserError
+from phalanx.envs.team import TeamPolicy
+
+CHECKPOINT = "checkpoint:"
+
+
+def checkpoint_path(text: str) -> str | None:
+    """DIR of `checkpoint:DIR`, or None where `text` names another kind of opponent."""
+    return text.removeprefix(CHECKPOINT) if text.startswith(CHECKPOINT) else None
+
+
+def parse_opponents(text: str, allowed: Sequence[str]) -> str:
+    """The kind of opponent: one of `allowed` or "checkpoint". A UserError says what is allowed.
+
+    `allowed` holds plain kinds ("random", …) and "checkpoint" where a trained policy may play.
+    """
+    directory = checkpoint_path(text)
+    if directory is not None and "checkpoint" in allowed:
+        if not directory.strip():
+            raise UserError("env.opponents=checkpoint: names no directory; write checkpoint:DIR, DIR being a run")
+        return "checkpoint"
+    if text in allowed and text != "checkpoint":
+        return text
+    shown = ["checkpoint:DIR" if kind == "checkpoint" else kind for kind in allowed]
+    near = difflib.get_close_matches(text, shown, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise UserError(f"env.opponents={text} is not allowed here: choose {', '.join(shown)}{hint}")
+
+
+def load_opponents(
+    load_policy: Callable[[str], TeamPolicy] | None, directory: str, n_agents: int, obs_dim: int, n_actions: int
+) -> TeamPolicy:
+    """The policy trained in `directory`, checked to fit `n_agents` opponents that see `obs_dim` numbers and choose
+    among `n_actions`.
+
+    The policy's own `spec` (what `phalanx.load_policy` gives has one) is what is compared.
+    """
+    if load_policy is None:
+        raise UserError(
+            f"env.opponents=checkpoint:{directory} needs a way to load policies, and this caller gives none:"
+            " pass load_policy to make_env"
+        )
+    policy = load_policy(directory)
+    spec: Any = getattr(policy, "spec", None)
+    if spec is None:
+        return policy
+    wanted = {"agents": n_agents, "observation size": obs_dim, "actions": n_actions}
+    got = {"agents": spec.n_agents, "observation size": spec.obs_dim, "actions": spec.n_actions}
+    wrong = [f"{key} {got[key]} instead of {wanted[key]}" for key in wanted if got[key] != wanted[key]]
+    if wrong:
+        raise UserError(
+            f"env.opponents=checkpoint:{directory} holds a policy for {spec.env_name} that does not fit the opponents"
+            f" here: {', '.join(wrong)}; train one with these sizes"
+        )
+    return policy
