@@ -65,9 +65,7 @@ class ChunkStatistics(EpisodeStatistics, Protocol):
     def crashed(self) -> int: ...  # environments that broke and were started again
 
 
-def report_row(
-    env_steps: int, updates: int, episodes: int, wall_s: float, *parts: Mapping[str, SupportsFloat]
-) -> Row:
+def report_row(env_steps: int, updates: int, episodes: int, wall_s: float, *parts: Mapping[str, SupportsFloat]) -> Row:
     """One report: the four counters first, then the values of `parts` area by area. Later parts win."""
     values: dict[str, SupportsFloat] = {}
     for part in parts:
