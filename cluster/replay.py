@@ -2,45 +2,256 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from phalanx.algorithms.common.batch import EpisodeBatch
+import numpy as np
+import numpy.typing as npt
+
+from phalanx.algorithms.common.batch import EpisodeBatch, empty_batch
 from phalanx.cluster.chunk import Chunk
+from phalanx.configs.errors import RunFailed, UserError
 from phalanx.configs.settings import ReplaySettings
+from phalanx.envs.seeding import Purpose, generator
 from phalanx.envs.team import TeamSpec
+
+log = logging.getLogger("phalanx.replay")
+
+_STORED = ("obs", "state", "avail", "actions", "reward", "terminated")  # `filled` follows from the lengths
+_TRANSITIONS = ("actions", "reward", "terminated")  # T rows long; the others have the final row too
+_FLOATS = ("obs", "state")  # kept in `replay.storage`
+_COPY_BYTES = 64 * 2**20  # loaded at a time, so that a snapshot never lies in memory twice
 
 
 class Replay:
     """A ring of whole episodes, sampled uniformly.
 
-    `capacity` episodes fit, `size` are held, `inserted` and `sampled` count episodes since the run began.
+    `capacity` episodes fit, `size` are held, `inserted` and `sampled` count episodes since the run began. Memory is
+    reserved at once but taken by the operating system only as episodes come in.
     """
-
-    capacity: int
-    size: int
-    inserted: int
-    sampled: int
 
     def __init__(self, spec: TeamSpec, settings: ReplaySettings, run_seed: int, batch_episodes: int = 1) -> None:
         """Says its size, then allocates. UserError where it would hold less than `batch_episodes` episodes or does
         not fit into memory."""
-        raise NotImplementedError
+        self.spec = spec
+        self._storage = np.dtype(settings.storage)
+        per_episode = bytes_per_episode(spec, self._storage)
+        self.capacity = _capacity(settings, per_episode, batch_episodes)
+        total = self.capacity * per_episode
+        log.info(
+            "replay: %d episodes of %s, %s in all when full (%s)",
+            self.capacity,
+            _size(per_episode),
+            _size(total),
+            settings.storage,
+        )
+        _require_memory(total, self.capacity, per_episode)
+        one = empty_batch(spec, 1, float_type=self._storage)
+        self._rings = {
+            name: np.zeros((self.capacity, *getattr(one, name).shape[1:]), getattr(one, name).dtype)
+            for name in _STORED
+        }
+        self._lengths = np.zeros(self.capacity, np.int64)
+        self._next = 0  # slot of the next episode
+        self.size = 0
+        self.inserted = 0
+        self.sampled = 0
+        self._newest: dict[int, int] = {}  # stream -> highest sequence inserted
+        self._rng = generator(run_seed, Purpose.REPLAY)
 
     def insert(self, chunk: Chunk | Sequence[Chunk]) -> int:
         """Copies the episodes in; returns how many were inserted. A chunk whose sequence is not above the highest
-        of its stream so far has been here before and is dropped."""
-        raise NotImplementedError
+        of its stream so far has been here before and is dropped (a stream's chunks come in order)."""
+        if not isinstance(chunk, Chunk):
+            return sum(self.insert(each) for each in chunk)
+        if chunk.sequence <= self._newest.get(chunk.stream, -1):
+            return 0
+        episodes = self._converted(chunk.batch)
+        lengths = chunk.batch.lengths
+        longest = chunk.batch.reward.shape[1]
+        if longest > self.spec.episode_limit:
+            raise RunFailed(
+                f"a chunk of stream {chunk.stream} has episodes of {longest} steps, but {self.spec.env_name} says"
+                f" episode_limit={self.spec.episode_limit}"
+            )
+        done, count = 0, len(lengths)
+        while done < count:
+            take = min(count - done, self.capacity - self._next)
+            self._write(episodes, lengths, slice(done, done + take), slice(self._next, self._next + take))
+            self._next = (self._next + take) % self.capacity
+            done += take
+        self._newest[chunk.stream] = chunk.sequence
+        self.inserted += count
+        self.size = min(self.size + count, self.capacity)
+        return count
 
     def sample(self, batch_episodes: int, count: int = 1) -> list[EpisodeBatch]:
         """`count` batches, each without repetition, each trimmed to its longest episode. RunFailed where fewer than
         `batch_episodes` are held."""
-        raise NotImplementedError
+        if self.size < batch_episodes:
+            raise RunFailed(f"the replay holds {self.size} episodes, less than a batch of {batch_episodes}")
+        batches = [
+            self._gather(self._rng.choice(self.size, batch_episodes, replace=False, shuffle=False))
+            for _ in range(count)
+        ]
+        self.sampled += batch_episodes * count
+        return batches
 
     def save(self, folder: Path) -> None:
-        """Writes what is held, the counters and the random state; `load` continues to the bit."""
-        raise NotImplementedError
+        """Writes what is held, the counters and the random state into `folder`; `load` continues to the bit."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, ring in self._rings.items():
+            np.save(folder / f"{name}.npy", ring[: self.size], allow_pickle=False)
+        np.save(folder / "lengths.npy", self._lengths[: self.size], allow_pickle=False)
+        state = {
+            "capacity": self.capacity,
+            "size": self.size,
+            "next": self._next,
+            "inserted": self.inserted,
+            "sampled": self.sampled,
+            "newest": sorted(self._newest.items()),
+            "random": self._rng.bit_generator.state,
+        }
+        (folder / "replay.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """Replaces everything by what `save` wrote."""
-        raise NotImplementedError
+        """Replaces everything by what `save` wrote. UserError where that is of another run."""
+        try:
+            state = json.loads((folder / "replay.json").read_text(encoding="utf-8"))
+            parts = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _STORED}
+            lengths = np.load(folder / "lengths.npy", allow_pickle=False)
+            size = int(state["size"])
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"the replay saved in {folder} cannot be read: {error}") from error
+        if state["capacity"] != self.capacity:
+            raise UserError(
+                f"the replay saved in {folder} has room for {state['capacity']} episodes, this run's for"
+                f" {self.capacity}: keep replay.capacity_episodes and replay.capacity_bytes as they were"
+            )
+        for name, ring in self._rings.items():
+            if parts[name].shape != (size, *ring.shape[1:]) or parts[name].dtype != ring.dtype:
+                raise UserError(
+                    f"the replay saved in {folder} has {name} of shape {parts[name].shape} and type"
+                    f" {parts[name].dtype}, this run's {(size, *ring.shape[1:])} and {ring.dtype}: it is of another"
+                    " environment or storage"
+                )
+            rows = max(1, _COPY_BYTES // max(1, ring[0].nbytes))
+            for start in range(0, size, rows):
+                ring[start : min(start + rows, size)] = parts[name][start : min(start + rows, size)]
+        self._lengths[:] = 0
+        self._lengths[:size] = lengths
+        self.size, self._next = size, int(state["next"])
+        self.inserted, self.sampled = int(state["inserted"]), int(state["sampled"])
+        self._newest = {int(stream): int(sequence) for stream, sequence in state["newest"]}
+        self._rng.bit_generator.state = state["random"]
+
+    def _converted(self, batch: EpisodeBatch) -> dict[str, npt.NDArray[Any]]:
+        """The stored arrays in the ring's types; RunFailed where float16 cannot hold a value."""
+        arrays = {name: getattr(batch, name) for name in _STORED}
+        if self._storage != np.float16:
+            return arrays
+        for name in _FLOATS:
+            with np.errstate(over="ignore"):
+                arrays[name] = arrays[name].astype(np.float16)
+            if not np.isfinite(arrays[name]).all():
+                largest = float(np.abs(getattr(batch, name)).max())
+                raise RunFailed(
+                    f"{self.spec.env_name} gave a value of {largest:g} in {name}, more than float16 holds (65504):"
+                    " set replay.storage=float32"
+                )
+        return arrays
+
+    def _write(
+        self, episodes: dict[str, npt.NDArray[Any]], lengths: npt.NDArray[np.int64], source: slice, slots: slice
+    ) -> None:
+        steps = episodes["reward"].shape[1]
+        # What the slots' former episodes left beyond `steps` goes back to padding; fresh memory stays untouched.
+        stale = int(self._lengths[slots].max(initial=0))
+        for name, ring in self._rings.items():
+            rows = steps if name in _TRANSITIONS else steps + 1
+            ring[slots, :rows] = episodes[name][source]
+            if name == "avail":
+                ring[slots, rows:] = False
+                ring[slots, rows:, :, :1] = True
+            elif stale > steps:
+                ring[slots, rows : stale + 1] = 0
+        self._lengths[slots] = lengths[source]
+
+    def _gather(self, slots: npt.NDArray[np.int64]) -> EpisodeBatch:
+        lengths = self._lengths[slots]
+        longest = max(int(lengths.max()), 1)
+        whole = longest == self.spec.episode_limit
+        arrays = {}
+        for name, ring in self._rings.items():
+            rows = longest if name in _TRANSITIONS else longest + 1
+            arrays[name] = ring.take(slots, axis=0) if whole else ring[:, :rows][slots]
+        filled = np.arange(longest + 1) < lengths[:, None]
+        return EpisodeBatch(**arrays, filled=filled)
+
+
+def bytes_per_episode(spec: TeamSpec, storage: npt.DTypeLike) -> int:
+    """Memory of one episode of `spec.episode_limit` steps in the replay."""
+    one = empty_batch(spec, 1, float_type=storage)
+    return sum(getattr(one, f.name).nbytes for f in fields(one) if f.name in _STORED) + np.dtype(np.int64).itemsize
+
+
+def _capacity(settings: ReplaySettings, per_episode: int, batch_episodes: int) -> int:
+    capacity = settings.capacity_episodes
+    if settings.capacity_bytes is not None:
+        capacity = min(capacity, settings.capacity_bytes // per_episode)
+        if capacity < batch_episodes:
+            raise UserError(
+                f"replay.capacity_bytes={settings.capacity_bytes} holds {capacity} episodes of {per_episode} bytes,"
+                f" less than a batch (learner.batch_episodes={batch_episodes}): set replay.capacity_bytes to at least"
+                f" {per_episode * batch_episodes}, lower learner.batch_episodes, or set replay.storage=float16"
+            )
+    if capacity < batch_episodes:
+        raise UserError(
+            f"replay.capacity_episodes={capacity} is less than learner.batch_episodes={batch_episodes}: the replay"
+            " could never hold a batch; raise the one or lower the other"
+        )
+    return capacity
+
+
+def _require_memory(total: int, capacity: int, per_episode: int) -> None:
+    available = available_memory()
+    if available is not None and total > available:
+        raise UserError(
+            f"the replay would take {_size(total)} ({capacity} episodes of {_size(per_episode)}), but only"
+            f" {_size(available)} of memory are free: lower replay.capacity_episodes, set replay.capacity_bytes"
+            f" (at most {available}), or set replay.storage=float16"
+        )
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process can still take: what Linux says is free, within its control group's limit. None where
+    the system does not say."""
+    known = []
+    try:
+        for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                known.append(int(line.split()[1]) * 1024)
+    except (OSError, ValueError):
+        pass
+    for limit, used in (
+        ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
+        ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            known.append(int((root / limit).read_text()) - int((root / used).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return max(min(known), 0) if known else None
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("bytes", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
