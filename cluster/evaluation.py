@@ -9,8 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from phalanx.cluster.metrics import Row, evaluation_metrics
+from phalanx.configs.errors import RunFailed
 from phalanx.configs.settings import RunSettings
-from phalanx.envs.team import Bools, Floats, TeamPolicy, TeamSpec
+from phalanx.envs.registry import make_env
+from phalanx.envs.seeding import EpisodeSeeds, Purpose, generator
+from phalanx.envs.team import Bools, Floats, Step, TeamEnv, TeamPolicy
+
+MOST_ENVS = 64
 
 
 @dataclass
@@ -23,22 +29,127 @@ class EvaluationResult:
     metrics: dict[str, Floats]  # [n] each: the environment's metrics, summed over the episode
     greedy_joint_action: list[int] | None = None  # of the first step of the first episode; matrix games only
 
-    def as_metrics(self) -> dict[str, float]:
+    def as_metrics(self) -> Row:
         """`eval/return_mean`, `eval/return_std`, `eval/win_rate` where there is one, `eval/<metric>_mean`."""
-        raise NotImplementedError
+        return evaluation_metrics(self)
 
 
 class Evaluator:
-    """One vector of min(episodes, 64) environments and a policy without exploration."""
+    """One vector of min(episodes, 64) environments and a policy without exploration.
 
-    spec: TeamSpec
+    Environment e plays its share of the episodes, one after the other, each from its own seed: the same episodes at
+    every evaluation, whatever the policy makes of them.
+    """
 
     def __init__(self, run: RunSettings, load_policy: Callable[[str], TeamPolicy] | None = None) -> None:
-        raise NotImplementedError
+        from phalanx.algorithms.registry import make_policy  # loads torch
+
+        self._run = run
+        self._load_policy = load_policy
+        self._env = self._make_env(run.evaluation.episodes)
+        self.spec = self._env.spec
+        self._policy = make_policy(run, self.spec)
+        self.version = 0
 
     def set_weights(self, weights: Mapping[str, npt.NDArray[Any]], version: int) -> None:
-        raise NotImplementedError
+        """Weights for the next evaluation; `version` is the number of updates they have seen."""
+        self._policy.load_weights(weights)
+        self.version = version
 
     def evaluate(self, episodes: int | None = None, seed: int | None = None) -> EvaluationResult:
-        """Exactly `episodes` episodes (default: the run's), seeded by `seed` (default: the run's)."""
-        raise NotImplementedError
+        """Exactly `episodes` episodes (default: the run's), seeded by `seed` (default: the run's). RunFailed on a
+        reward that is not finite or a simulator that keeps crashing."""
+        episodes = self._run.evaluation.episodes if episodes is None else episodes
+        if episodes < 1:
+            raise ValueError(f"an evaluation has at least one episode, got {episodes}")
+        seed = self._run.seed if seed is None else seed
+        if min(episodes, MOST_ENVS) != self._env.num_envs:
+            self._env.close()
+            self._env = self._make_env(episodes)
+        env, count = self._env, self._env.num_envs
+        tally = _Tally(env, episodes)
+        seen = env.reset([EpisodeSeeds(seed, Purpose.EVALUATION, e) for e in range(count)])
+        memory = self._policy.initial_state(count)
+        rng = generator(seed, Purpose.EVALUATION)  # greedy: nothing is drawn from it
+        first: list[int] | None = None
+        while tally.missing:
+            actions = self._policy.act(seen.obs, memory, seen.avail, rng, 0.0)
+            if first is None and self.spec.env_name == "matrix":
+                first = [int(action) for action in actions[0]]
+            step = env.step(actions)
+            ended = tally.add(step)
+            if len(ended):
+                self._policy.reset_rows(memory, ended)
+            seen = step.next
+        return tally.result(first)
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self._env.close()
+
+    def _make_env(self, episodes: int) -> TeamEnv:
+        return make_env(self._run.env, min(episodes, MOST_ENVS), self._load_policy)
+
+
+class _Tally:
+    """Sums of the running episodes, and the outcome of the first `share[e]` episodes of each environment e."""
+
+    def __init__(self, env: TeamEnv, episodes: int) -> None:
+        count = env.num_envs
+        self._spec = env.spec
+        self._share = np.full(count, episodes // count) + (np.arange(count) < episodes % count)
+        self._first = np.concatenate([[0], np.cumsum(self._share)[:-1]])  # place of an environment's first episode
+        self._done = np.zeros(count, np.int64)
+        self._sums = {name: np.zeros(count) for name in ("return", *env.spec.metrics)}
+        self._steps = np.zeros(count, np.int64)
+        self._outcome = {name: np.zeros(episodes, np.float32) for name in self._sums}
+        self._lengths = np.zeros(episodes, np.int64)
+        self._wins = np.zeros(episodes, np.bool_)
+        self._crashes = 0
+        self.missing = episodes
+
+    def add(self, step: Step) -> npt.NDArray[np.int64]:
+        """Takes one vector step in; the environments whose episode ended."""
+        self._sums["return"] += step.reward
+        for name in self._spec.metrics:
+            self._sums[name] += step.info[name]
+        self._steps += 1
+        ended = np.flatnonzero(step.ended)
+        if len(ended):
+            self._keep(ended, step)
+            self._steps[ended] = 0
+            for sums in self._sums.values():
+                sums[ended] = 0
+        return ended
+
+    def _keep(self, ended: npt.NDArray[np.int64], step: Step) -> None:
+        kept = ended[self._done[ended] < self._share[ended]]
+        if "crashed" in step.info:
+            crashed = step.info["crashed"][kept].astype(bool)
+            self._crashes += int(crashed.sum())
+            if self._crashes > 20 + 4 * len(self._share):
+                raise RunFailed(f"environment {self._spec.env_name} crashed {self._crashes} times in one evaluation")
+            kept = kept[~crashed]
+        places = self._first[kept] + self._done[kept]
+        for name, sums in self._sums.items():
+            self._outcome[name][places] = sums[kept]
+        self._lengths[places] = self._steps[kept]
+        if self._spec.has_win:
+            self._wins[places] = step.info["win"][kept]
+        bad = kept[~np.isfinite(self._sums["return"][kept])]
+        if len(bad):
+            raise RunFailed(
+                f"environment {self._spec.env_name} gave rewards that add up to {self._sums['return'][bad[0]]} in"
+                f" evaluation environment {bad[0]}"
+            )
+        self._done[kept] += 1
+        self.missing -= len(kept)
+
+    def result(self, first_joint_action: list[int] | None) -> EvaluationResult:
+        return EvaluationResult(
+            returns=self._outcome["return"],
+            lengths=self._lengths,
+            wins=self._wins if self._spec.has_win else None,
+            metrics={name: self._outcome[name] for name in self._spec.metrics},
+            greedy_joint_action=first_joint_action,
+        )

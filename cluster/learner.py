@@ -2,50 +2,176 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any
 
-from phalanx.algorithms.base import Weights
+import numpy as np
+import torch
+from torch import Tensor
+
+from phalanx.algorithms.base import Metrics, TensorBatch, Weights
 from phalanx.algorithms.common.batch import EpisodeBatch
-from phalanx.configs.errors import RunFailed
-from phalanx.configs.settings import RunSettings
+from phalanx.algorithms.registry import make_algorithm
+from phalanx.configs.errors import RunFailed, UserError
+from phalanx.configs.settings import AlgorithmSettings, Device, RunSettings
+from phalanx.envs.seeding import Purpose, generator
 from phalanx.envs.team import TeamSpec
+
+_Q_START = "q_start_mean"  # a metric of algorithms that know Q_tot; becomes train/overestimation
 
 
 class NonFinite(RunFailed):
-    """A loss or gradient was NaN or infinite; the parameters are still those from before the update (on a GPU: the
-    run stops within one call of `update`)."""
+    """A loss or gradient was NaN or infinite. On a CPU the parameters are still those from before the update; on a
+    GPU, where looking costs a wait, it is noticed at the end of the same call of `Learner.update`."""
 
 
 def use_threads(threads: int) -> None:
     """Torch threads of this process. Sync mode uses one everywhere, because sums in other orders differ in bits."""
-    raise NotImplementedError
+    torch.set_num_threads(threads)
+
+
+def learner_threads(run: RunSettings) -> int:
+    """How many torch threads the learner may use."""
+    return 1 if run.mode == "sync" else run.learner.threads
+
+
+def choose_device(device: Device) -> torch.device:
+    """UserError where `cuda` is asked for and there is none."""
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise UserError(
+            "learner.device=cuda, but torch sees no GPU here: set learner.device=auto (or cpu), and"
+            " cluster.learner_gpus=1 where the cluster has one"
+        )
+    return torch.device("cuda" if there and device != "cpu" else "cpu")
+
+
+def make_optimiser(settings: AlgorithmSettings, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """RMSprop with PyMARL's constants, or Adam."""
+    if settings.optimiser == "adam":
+        return torch.optim.Adam(parameters, lr=settings.lr, foreach=True)
+    return torch.optim.RMSprop(parameters, lr=settings.lr, alpha=0.99, eps=1e-5, foreach=True)
 
 
 class Learner:
     """Algorithm, optimiser and the learner's randomness. `updates` counts optimiser steps."""
 
-    updates: int
-
     def __init__(self, run: RunSettings, spec: TeamSpec) -> None:
-        raise NotImplementedError
+        self.run = run
+        self.device = choose_device(run.learner.device)
+        self.algorithm = make_algorithm(run, spec).to(self.device)
+        self.updates = 0
+        self._parameters = self.algorithm.trained_parameters()
+        self._optimiser = make_optimiser(run.algorithm, self._parameters)
+        self._rng = generator(run.seed, Purpose.LEARNER)
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._seconds = 0.0
+        self._updates_reported = 0
 
     def update(self, batches: Sequence[EpisodeBatch]) -> int:
         """One update with each batch; returns the number of updates done so far. Raises NonFinite."""
-        raise NotImplementedError
+        started = perf_counter()
+        suspects: list[tuple[int, Metrics]] = []
+        on_gpu = self.device.type == "cuda"
+        for batch in batches:
+            metrics = self._update_once(batch)
+            if on_gpu:
+                suspects.append((self.updates, metrics))
+            self._add(metrics)
+        if suspects:
+            for update, metrics in suspects:
+                self._require_finite(update, metrics)
+        self._seconds += perf_counter() - started
+        return self.updates
+
+    def _update_once(self, batch: EpisodeBatch) -> Metrics:
+        loss, metrics = self.algorithm.loss(TensorBatch.of(batch, self.device), self._rng)
+        metrics = dict(metrics, loss=loss.detach())
+        on_cpu = self.device.type == "cpu"
+        if on_cpu and not math.isfinite(metrics["loss"].item()):
+            self._require_finite(self.updates + 1, metrics)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.run.algorithm.grad_norm_clip, foreach=True)
+        metrics["grad_norm"] = norm
+        if on_cpu and not math.isfinite(norm.item()):
+            self._optimiser.zero_grad(set_to_none=True)
+            self._require_finite(self.updates + 1, metrics)
+        self._optimiser.step()
+        self.updates += 1
+        self.algorithm.after_update(self.updates)
+        if _Q_START in metrics:
+            followed = discounted_returns(batch, self.run.algorithm.gamma).mean()
+            metrics["overestimation"] = metrics.pop(_Q_START) - float(followed)
+        return metrics
 
     def weights(self) -> tuple[Weights, int]:
         """The policy's weights (numpy, own memory) and their version: the updates done."""
-        raise NotImplementedError
+        return self.algorithm.policy_weights(), self.updates
 
     def metrics(self) -> dict[str, float]:
         """Means over the updates since the last call: `train/…` and `learner/update_ms`. Empty where none was made."""
-        raise NotImplementedError
+        updates = self.updates - self._updates_reported
+        if updates == 0:
+            return {}
+        names = list(self._sums)
+        totals = torch.stack([self._sums[name] for name in names]).tolist()  # one read for all of them
+        row = {f"train/{name}": total / self._counts[name] for name, total in zip(names, totals, strict=True)}
+        row["learner/update_ms"] = 1000 * self._seconds / updates
+        self._forget_metrics()
+        return row
 
     def state(self) -> dict[str, Any]:
         """Networks with targets, optimiser, counters, random state: for torch.save and weights_only=True."""
-        raise NotImplementedError
+        return {
+            "algorithm": self.algorithm.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "updates": self.updates,
+            "random": json.dumps(self._rng.bit_generator.state),  # integers of 128 bits
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continues where `state()` was taken, to the bit on the same device. UserError where it does not fit."""
-        raise NotImplementedError
+        try:
+            self.algorithm.load_state_dict(state["algorithm"])
+            self._optimiser.load_state_dict(state["optimiser"])
+            self.updates = int(state["updates"])
+            self._rng.bit_generator.state = json.loads(state["random"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"the learner's state does not fit algorithm.name={self.run.algorithm.name} as configured ({reason}):"
+                " resume with the configuration that the checkpoint was made with"
+            ) from error
+        self._forget_metrics()
+
+    def _forget_metrics(self) -> None:
+        self._sums, self._counts, self._seconds = {}, {}, 0.0
+        self._updates_reported = self.updates
+
+    def _add(self, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def _require_finite(self, update: int, metrics: Metrics) -> None:
+        """Raises NonFinite naming the terms, unless all are finite."""
+        names = list(metrics)
+        values = torch.stack([metrics[name].detach().float() for name in names]).tolist()
+        bad = [f"{name} is {value}" for name, value in zip(names, values, strict=True) if not math.isfinite(value)]
+        if bad:
+            raise NonFinite(
+                f"update {update} failed: {', '.join(bad)}; resume from the last checkpoint with a lower"
+                f" algorithm.lr (now {self.run.algorithm.lr}) or algorithm.grad_norm_clip"
+            )
+
+
+def discounted_returns(batch: EpisodeBatch, gamma: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """[B]: sum over the episode of gamma^t times the reward of step t."""
+    steps = batch.reward.shape[1]
+    return np.asarray((batch.reward * batch.filled[:, :-1]) @ (gamma ** np.arange(steps, dtype=np.float64)))

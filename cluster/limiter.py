@@ -57,6 +57,8 @@ class SamplesPerInsert:
         """Whether another chunk may be begun while `in_flight` episodes are under way."""
         if self.inserted_episodes < self.warm_up_episodes or self.replay_size < self.batch_episodes:
             return True
+        if in_flight == 0 and self.may_sample() == 0:
+            return True  # whatever the rounding of the line below: somebody must always be allowed to go on
         return self._owed_episodes() + self.ratio * in_flight <= self.ratio * self.slack_episodes
 
     def samples_per_insert(self) -> float:
