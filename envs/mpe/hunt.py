@@ -1,0 +1,82 @@
+"""Predators hunting prey: what simple_tag and simple_world have in common."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from phalanx.envs.mpe.physics import Bodies, Doubles
+from phalanx.envs.mpe.task import LoadPolicy, OpposedSettings, ParticleTask, Scene
+
+PREDATOR_SIZE, PREDATOR_PUSH, PREDATOR_SPEED = 0.075, 3.0, 1.0
+PREY_PUSH, PREY_SPEED = 4.0, 1.3
+OBSTACLE_SIZE = 0.2
+EDGE = 0.9
+"""Beyond this coordinate the scripted prey feels the border of the arena."""
+
+
+class Hunt(ParticleTask):
+    """The team are the P predators, agents 0 to P-1; the opponents are the G prey after them.
+
+    The team's reward of a step is `contact_reward` for each touching pair of a predator and a prey, and with
+    `reward=shaped` minus 0.1 times the sum over predators of the distance to the nearest prey. `Step.info["contacts"]`
+    counts the pairs.
+    """
+
+    contact_reward: ClassVar[float]
+
+    def __init__(
+        self,
+        settings: OpposedSettings,
+        num_envs: int,
+        *,
+        predators: tuple[str, ...],
+        prey: int,
+        prey_size: float,
+        landmark_sizes: tuple[float, ...],
+        landmark_roles: tuple[str, ...],
+        n_extra: int = 0,
+        load_policy: LoadPolicy | None = None,
+    ) -> None:
+        p = len(predators)
+        self.n_predators, self.n_prey = p, prey
+        self._pairs = slice(p - 1, p - 1 + prey)  # where `world.rel` holds the prey as a predator sees them
+        solid = p + prey + landmark_roles.count("obstacle")
+        bodies = Bodies(
+            sizes=(PREDATOR_SIZE,) * p + (prey_size,) * prey + landmark_sizes,
+            push=(PREDATOR_PUSH,) * p + (PREY_PUSH,) * prey,
+            max_speed=(PREDATOR_SPEED,) * p + (PREY_SPEED,) * prey,
+            solid=solid,
+        )
+        scene = Scene(
+            bodies=bodies,
+            agent_names=predators + tuple(f"agent_{i}" for i in range(prey)),
+            team=slice(0, p),
+            opponents=slice(p, p + prey),
+            kinds=tuple(name.rpartition("_")[0] for name in predators),
+            roles=("predator",) * p + ("prey",) * prey + landmark_roles,
+            n_extra=n_extra,
+            metrics=("contacts",),
+        )
+        super().__init__(settings, num_envs, scene, load_policy)
+
+    def _score(self) -> tuple[Doubles, dict[str, npt.NDArray[Any]]]:
+        p = self.n_predators
+        gaps = self.world.dist[self._pairs, :p]  # [G, P, E]
+        contacts = np.count_nonzero(gaps < self.world.touch[self._pairs, :p], axis=(0, 1))
+        reward: Doubles = self.contact_reward * contacts
+        if self.settings.reward == "shaped":
+            reward -= 0.1 * gaps.min(axis=0).sum(axis=0)
+        return reward, {"contacts": contacts}
+
+    def _script(self) -> npt.NDArray[np.integer]:
+        """Prey look one move ahead: as far from the nearest predator as possible, 5 times keener to stay inside."""
+        p = self.n_predators
+        spots, _ = self.world.foresee(slice(p, p + self.n_prey))  # [5, 2, G, E]
+        delta = spots[:, :, :, None] - self.world.pos[:, None, :p]  # [5, 2, G, P, E]
+        nearest = np.sqrt((delta[:, 0] ** 2 + delta[:, 1] ** 2).min(axis=2))  # [5, G, E]
+        beyond = np.maximum(np.abs(spots) - EDGE, 0.0)
+        choice: npt.NDArray[np.integer] = np.argmax(nearest - 5.0 * (beyond[:, 0] + beyond[:, 1]), axis=0)
+        return choice
