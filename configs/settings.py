@@ -109,7 +109,9 @@ class ReportSettings(Settings):
 class WandbSettings(Settings):
     project: str = Field(default="phalanx", description="Weights & Biases project")
     entity: str | None = Field(default=None, description="Weights & Biases team or user")
-    mode: Literal["online", "offline"] = Field(default="offline", description="offline writes below the run folder only")
+    mode: Literal["online", "offline"] = Field(
+        default="offline", description="offline writes below the run folder only"
+    )
 
 
 class SinkSettings(Settings):
@@ -127,7 +129,8 @@ class ClusterSettings(Settings):
     learner_gpus: float = Field(default=0.0, ge=0, description="GPUs reserved for the learner")
     learner_cpus: float = Field(default=0.001, ge=0, description="CPUs reserved for the learner")
     address: str | None = Field(
-        default=None, description="Ray cluster to join; null: RAY_ADDRESS where it is set, otherwise Ray on this machine"
+        default=None,
+        description="Ray cluster to join; null: RAY_ADDRESS where it is set, otherwise Ray on this machine",
     )
 
 

@@ -1,0 +1,166 @@
+"""Words for what the models declare: types, ranges, keys, and the key that a mistyped one was meant to be."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from phalanx.configs.documents import KeyPath, dump_value
+
+_SCALARS: dict[Any, tuple[str, str]] = {  # one of them, several of them
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("text", "texts"),
+    bool: ("true or false", "true or false"),
+    Any: ("any value", "any values"),
+}
+
+
+def section_model(annotation: Any) -> type[BaseModel] | None:
+    """The settings model that a field holds (also where null is allowed), or None where it holds a value."""
+    candidates = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    models = [one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)]
+    return models[0] if len(models) == 1 else None
+
+
+@dataclass(frozen=True)
+class KeyTree:
+    """All keys under the model `root`; `sections` says which model stands for a top-level section whose declared one
+    is only a base (`env`, `algorithm`)."""
+
+    root: type[BaseModel]
+    sections: Mapping[str, type[BaseModel]] = field(default_factory=dict)
+
+    def model(self, path: KeyPath) -> type[BaseModel] | None:
+        """The model of the section `path`, or None where it is no section."""
+        if not path:
+            return self.root
+        if len(path) == 1 and path[0] in self.sections:
+            return self.sections[path[0]]
+        declared = self.field(path)
+        return None if declared is None else section_model(declared.annotation)
+
+    def field(self, path: KeyPath) -> FieldInfo | None:
+        parent = self.model(path[:-1]) if path else None
+        return None if parent is None else parent.model_fields.get(path[-1])
+
+    def leaves(self, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, FieldInfo]]:
+        """Every key that holds a value, in the order of the models."""
+        model = self.model(prefix)
+        for name, declared in {} if model is None else model.model_fields.items():
+            here = (*prefix, name)
+            if self.model(here) is None:
+                yield here, declared
+            else:
+                yield from self.leaves(here)
+
+    def nearest(self, wrong: KeyPath) -> KeyPath | None:
+        """The key that `wrong` was probably meant to be: a neighbour spelt alike, the same name in another section,
+        or the dotted name most like it."""
+        parent = self.model(wrong[:-1])
+        if parent is not None:
+            alike = difflib.get_close_matches(wrong[-1], parent.model_fields, n=1)
+            if alike:
+                return (*wrong[:-1], alike[0])
+        keys = [*{key[:end] for key, _ in self.leaves() for end in range(1, len(key) + 1)}]
+        keys.sort()
+        same_name = [key for key in keys if key[-1] == wrong[-1]]
+        among = {".".join(key): key for key in same_name or keys}
+        alike = difflib.get_close_matches(".".join(wrong), among, n=1, cutoff=0.0 if same_name else 0.6)
+        return among[alike[0]] if alike else None
+
+
+def allowed(declared: FieldInfo) -> str:
+    """What a field takes: 'a whole number >= 1', 'one of rmsprop, adam', …"""
+    return type_words(declared.annotation, declared.metadata)
+
+
+def default_words(declared: FieldInfo) -> str | None:
+    """The default as it is written after `key=`, or None where there is none."""
+    default = declared.get_default(call_default_factory=False)
+    if default is PydanticUndefined or isinstance(default, BaseModel):
+        return None
+    return dump_value(default)
+
+
+def type_words(annotation: Any, metadata: Sequence[Any] = (), several: bool = False) -> str:
+    """The type `annotation` with the limits in `metadata`, in words."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return type_words(arguments[0], [*_flat(arguments[1:]), *metadata], several)
+    if origin in (Union, types.UnionType):
+        return " or ".join(type_words(one, metadata, several) for one in sorted(arguments, key=_is_none))
+    if origin is Literal:
+        choices = [dump_value(choice) for choice in arguments]
+        return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+    if _is_none(annotation):
+        return "null"
+    if annotation in _SCALARS:
+        return _SCALARS[annotation][several] + _limits(metadata)
+    if origin in (list, tuple, Sequence) or annotation in (list, tuple):
+        return _list_words(arguments, several) + _lengths(metadata)
+    if origin in (dict, Mapping) or annotation is dict:
+        of = f" to {type_words(arguments[1], several=True)}" if len(arguments) == 2 and arguments[1] is not Any else ""
+        return f"{'mappings' if several else 'a mapping'} of names{of}"
+    model = section_model(annotation)
+    if model is not None:
+        return f"{'sections' if several else 'a section'} with the keys {', '.join(model.model_fields)}"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def value_words(value: Any) -> str:
+    """A value that was given, short; text in quotes."""
+    if isinstance(value, BaseModel):
+        return "a section"
+    text = repr(value) if isinstance(value, str) else dump_value(_plain(value))
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _plain(value: Any) -> Any:
+    """`value` with everything that YAML has no notion of as text: it comes from Python callers only."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
+
+
+def _is_none(annotation: Any) -> bool:
+    return annotation is None or annotation is types.NoneType
+
+
+def _flat(metadata: Sequence[Any]) -> list[Any]:
+    return [one for item in metadata for one in (item.metadata if isinstance(item, FieldInfo) else [item])]
+
+
+def _limits(metadata: Sequence[Any]) -> str:
+    found = {name: getattr(one, name) for one in metadata for name in ("ge", "gt", "le", "lt") if hasattr(one, name)}
+    if "ge" in found and "le" in found:
+        return f" from {found['ge']} to {found['le']}"
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    return "".join(f" {'and ' * (index > 0)}{signs[name]} {value}" for index, (name, value) in enumerate(found.items()))
+
+
+def _lengths(metadata: Sequence[Any]) -> str:
+    found = {
+        name: getattr(one, name) for one in metadata for name in ("min_length", "max_length") if hasattr(one, name)
+    }
+    words = {"min_length": "at least", "max_length": "at most"}
+    parts = [f"{words[name]} {value}" for name, value in found.items() if value is not None]
+    return f" ({' and '.join(parts)} of them)" if parts else ""
+
+
+def _list_words(arguments: tuple[Any, ...], several: bool) -> str:
+    word = "lists" if several else "a list"
+    if not arguments or arguments == (Any,):
+        return word
+    if len(arguments) == 1 or arguments[-1] is Ellipsis:
+        return f"{word} of {type_words(arguments[0], several=True)}"
+    return f"{word} of {len(arguments)}: {', then '.join(type_words(one) for one in arguments)}"

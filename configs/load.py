@@ -1,0 +1,182 @@
+"""From a run file and `key=value` overrides to a checked `RunSettings`, and back to text."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from phalanx.configs.base import Settings
+from phalanx.configs.catalogue import Catalogue
+from phalanx.configs.describe import KeyTree, value_words
+from phalanx.configs.documents import Document, dump_data, read_document
+from phalanx.configs.errors import UserError
+from phalanx.configs.overrides import Merged, Override, parse_override, value_on
+from phalanx.configs.problems import raise_problems, sentences
+from phalanx.configs.settings import AlgorithmSettings, EnvSettings, RunSettings
+
+__all__ = [
+    "Catalogue",
+    "dump_run",
+    "fingerprint",
+    "load_run",
+    "override_run",
+    "run_from_dict",
+    "shipped_runs",
+]
+
+_HERE = Path(__file__).parent
+# Sections that say how a run is watched, kept and hosted, but not what it learns.
+_NOT_LEARNING = frozenset({"cluster", "sinks", "report", "checkpoint", "evaluation"})
+_S = TypeVar("_S", bound=Settings)
+
+
+def shipped_runs() -> dict[str, Path]:
+    """The runs that come with phalanx: name and file."""
+    return shipped("run")
+
+
+def load_run(source: str | Path, overrides: Sequence[str] = (), *, catalogue: Catalogue) -> RunSettings:
+    """The run that `source` (a path, or the name of a shipped run) and the overrides `key.path=value` describe.
+
+    An override of `env.name` or `algorithm.name` to another name drops that section of the file. The order of the
+    overrides does not matter. Raises a UserError that says what was got, what is allowed, which key and where.
+    """
+    document = read_shipped_or_path(source, "run", "phalanx tune")
+    return resolve(document, [parse_override(one) for one in overrides], catalogue)
+
+
+def run_from_dict(data: Mapping[str, Any], *, catalogue: Catalogue) -> RunSettings:
+    """The run that nested plain data (a resolved config.yaml, say) describes; errors as in `load_run`."""
+    return resolve(Document(data, "the configuration"), (), catalogue)
+
+
+def override_run(run: RunSettings, overrides: Sequence[str | Override], *, catalogue: Catalogue) -> RunSettings:
+    """`run` with overrides laid over it, by the rules of `load_run`."""
+    parsed = [parse_override(one) if isinstance(one, str) else one for one in overrides]
+    return resolve(Document(run.model_dump(), "the run"), parsed, catalogue)
+
+
+def dump_run(run: RunSettings) -> str:
+    """The complete run as YAML; `load_run` and `run_from_dict` read it back equal."""
+    return dump_data(run.model_dump())
+
+
+def fingerprint(run: RunSettings) -> str:
+    """sha256 (hex) over what decides learning: everything but how the run is hosted, watched and kept."""
+    learning = run.model_dump(mode="json", exclude=set(_NOT_LEARNING))
+    return hashlib.sha256(json.dumps(learning, sort_keys=True).encode()).hexdigest()
+
+
+def shipped(kind: str) -> dict[str, Path]:
+    """The shipped files of a kind (`run`, `search`): name and path."""
+    return {path.stem: path for path in sorted((_HERE / kind).glob("*.yaml"))}
+
+
+def read_shipped_or_path(source: str | Path, kind: str, command_for_other: str) -> Document:
+    """The YAML document that a path or a shipped name stands for; `command_for_other` is what takes the names of the
+    other kind."""
+    text, path = str(source), Path(source)
+    names = shipped(kind)
+    if text in names:
+        return read_document(names[text], shown=f"phalanx/configs/{kind}/{text}.yaml")
+    if isinstance(source, Path) or path.suffix or len(path.parts) > 1 or path.exists():
+        return read_document(path)
+    other = "search" if kind == "run" else "run"
+    if text in shipped(other):
+        raise UserError(f"{text} is a {other}, not a {kind}: use it with `{command_for_other}`")
+    near = difflib.get_close_matches(text, names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(
+        f"{text!r} is neither a file nor a shipped {kind}: {hint}Shipped: {', '.join(names)};"
+        " or give the path of a YAML file"
+    )
+
+
+def resolve(document: Document, overrides: Sequence[Override], catalogue: Catalogue) -> RunSettings:
+    """Lays the overrides over the document over the algorithm's published settings, and checks the whole."""
+    kept = dict(document.data)
+    models: dict[str, type[Settings]] = {}
+    for section, lookup in (("env", catalogue.env), ("algorithm", catalogue.algorithm)):
+        name, where, changed = _name(section, document, overrides, catalogue)
+        try:
+            models[section] = lookup(name)
+        except UserError as error:
+            raise UserError(f"{error} ({where})") from None
+        if changed:
+            kept[section] = {"name": name}
+        if section == "algorithm":
+            published = _published(name)
+    merged = Merged(KeyTree(RunSettings, models), document.source)
+    merged.lay(published, ("algorithm",))
+    merged.lay(Document(kept, document.source, document.origins))
+    problems = merged.apply(overrides)
+    return _validated(merged, models, problems)
+
+
+def _validated(merged: Merged, models: Mapping[str, type[Settings]], problems: list[str]) -> RunSettings:
+    built: dict[str, Settings] = {}
+    for section, model in models.items():
+        part = _checked(model, merged.data.get(section), merged, section, problems)
+        if part is not None:
+            built[section] = part
+    complete = len(built) == len(models)
+    stand_ins = {
+        "env": EnvSettings,
+        "algorithm": AlgorithmSettings,
+    }  # so that the other sections are checked all the same
+    data = {**merged.data, **{name: built.get(name, stand_ins[name].model_construct(name="?")) for name in models}}
+    try:
+        run = RunSettings.model_validate(data)
+    except ValidationError as error:
+        found = sentences(error, merged.tree, merged, merged.data)
+        only_fields = all(details["loc"] for details in error.errors(include_url=False))
+        problems.extend(found if complete or only_fields else [])
+    raise_problems(problems)
+    return run
+
+
+def _checked(model: type[_S], data: Any, merged: Merged, section: str, problems: list[str]) -> _S | None:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problems.extend(sentences(error, merged.tree, merged, data, (section,)))
+        return None
+
+
+def _name(
+    section: str, document: Document, overrides: Sequence[Override], catalogue: Catalogue
+) -> tuple[str, str, bool]:
+    """The section's name, where it was given, and whether an override changed it."""
+    path = (section, "name")
+    inside = document.data.get(section, {})
+    override = value_on(overrides, path)
+    if not isinstance(inside, Mapping) and override is None:
+        raise UserError(
+            f"{section} ({document.origin((section,))}): got {value_words(inside)}, allowed: a section with its own"
+            f" keys; write {section}.name=..."
+        )
+    written = inside.get("name") if isinstance(inside, Mapping) else None
+    given, where = (written, document.origin(path)) if override is None else (override.value, override.origin)
+    known = catalogue.env_names if section == "env" else catalogue.algorithm_names
+    thing = "environment" if section == "env" else "algorithm"
+    choices = f"; known: {', '.join(known)}" if known else ""
+    if given is None:
+        raise UserError(f"{section}.name is missing ({document.source}): name the {thing}{choices}")
+    if not isinstance(given, str):
+        raise UserError(f"{section}.name ({where}): got {value_words(given)}, allowed: the name of an {thing}{choices}")
+    return given, where, override is not None and given != written
+
+
+@lru_cache
+def _published(algorithm: str) -> Document:
+    """The published settings of an algorithm where they differ from its model's defaults."""
+    path = _HERE / "algorithm" / f"{algorithm}.yaml"
+    shown = f"phalanx/configs/algorithm/{path.name}"
+    return read_document(path, shown=shown) if path.is_file() else Document({}, shown)
