@@ -149,11 +149,9 @@ def _limits(metadata: Sequence[Any]) -> str:
 
 
 def _lengths(metadata: Sequence[Any]) -> str:
-    found = {
-        name: getattr(one, name) for one in metadata for name in ("min_length", "max_length") if hasattr(one, name)
-    }
     words = {"min_length": "at least", "max_length": "at most"}
-    parts = [f"{words[name]} {value}" for name, value in found.items() if value is not None]
+    found = [(name, getattr(one, name, None)) for one in metadata for name in words]
+    parts = [f"{words[name]} {value}" for name, value in found if value is not None]
     return f" ({' and '.join(parts)} of them)" if parts else ""
 
 

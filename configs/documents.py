@@ -78,7 +78,7 @@ def read_document(path: Path, shown: str | None = None) -> Document:
 def parse_value(text: str) -> Any:
     """The plain data that the YAML text `text` stands for. Raises ValueError with a reason."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+        return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(_reason(error)) from None
 

@@ -127,11 +127,9 @@ def _validated(merged: Merged, models: Mapping[str, type[Settings]], problems: l
         if part is not None:
             built[section] = part
     complete = len(built) == len(models)
-    stand_ins = {
-        "env": EnvSettings,
-        "algorithm": AlgorithmSettings,
-    }  # so that the other sections are checked all the same
-    data = {**merged.data, **{name: built.get(name, stand_ins[name].model_construct(name="?")) for name in models}}
+    # Stand-ins for sections with problems, so that the other sections are checked all the same.
+    stand_ins = {"env": EnvSettings.model_construct(), "algorithm": AlgorithmSettings.model_construct()}
+    data = {**merged.data, **stand_ins, **built}
     try:
         run = RunSettings.model_validate(data)
     except ValidationError as error:

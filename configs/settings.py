@@ -147,7 +147,7 @@ class RunSettings(Settings):
     seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the whole run")
     mode: Literal["sync", "async"] = Field(
         default="async",
-        description="sync: rounds of whole episodes, bit-identical on any number of workers; async: everything overlaps",
+        description="sync: rounds of whole episodes, bit-identical on any number of workers; async: all overlaps",
     )
     total_env_steps: int = Field(default=1_000_000, ge=1, description="env steps to train for")
     env: SerializeAsAny[EnvSettings] = Field(description="the environment and its own settings")
