@@ -1,0 +1,270 @@
+"""PettingZoo's Parallel API from the outside: importing a module's environment and finding out what it is made of."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from phalanx.configs.errors import UserError
+
+LOG = logging.getLogger(__name__)
+PROBED_STEPS = 5
+
+
+def import_factory(module: str) -> Callable[..., Any]:
+    """`parallel_env` of the module that `env.module` names; importing it runs its code, so it is logged."""
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", module):
+        raise UserError(f"env.module={module!r} is not the name of a Python module; write it as in mpe2.simple_tag_v3")
+    LOG.info("importing %s, as env.module asks", module)
+    try:
+        imported = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = str(error.name)
+        own = module == missing or module.startswith(missing + ".")
+        why = f"there is no module {missing}" if own else f"it needs {missing}, which is not installed"
+        raise UserError(f"env.module={module} cannot be imported: {why}; check the name or pip install it") from error
+    except Exception as error:
+        raise UserError(f"env.module={module} cannot be imported: {type(error).__name__}: {error}") from error
+    factory = getattr(imported, "parallel_env", None)
+    if not callable(factory):
+        raise UserError(
+            f"env.module={module} has no parallel_env: name a module of a PettingZoo environment with the Parallel API,"
+            " such as mpe2.simple_tag_v3"
+        )
+    return factory  # type: ignore[no-any-return]
+
+
+def build(factory: Callable[..., Any], module: str, kwargs: Mapping[str, Any]) -> Any:
+    """One environment; what its constructor refuses is a UserError."""
+    try:
+        env = factory(**kwargs)
+    except Exception as error:
+        raise UserError(
+            f"{module}.parallel_env does not accept env.kwargs={dict(kwargs)}: {type(error).__name__}: {error}"
+        ) from error
+    if not getattr(env, "possible_agents", None):
+        raise UserError(f"env.module={module}: the environment names no possible_agents, so the team is unknown")
+    return env
+
+
+def versions(module: str) -> dict[str, str]:
+    """Versions of PettingZoo and of the package that `module` belongs to, where they can be told."""
+    found = {}
+    for package in ("pettingzoo", module.partition(".")[0]):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One agent: how its observation becomes numbers and what its actions are."""
+
+    name: str
+    size: int  # of the flat observation
+    plain: bool  # the observation is a vector already
+    masked: bool  # the observation is a Dict of "observation" and "action_mask"
+    observation_space: Any  # without the mask
+    action_space: Any
+    choices: int  # number of discrete actions; 0 where they are something else
+    first: int  # the environment's number for our action 0
+
+    def read(self, observation: Any) -> npt.NDArray[Any]:
+        """The observation as a vector [size]."""
+        from gymnasium.spaces import Box, flatten
+
+        content = observation["observation"] if self.masked else observation
+        if isinstance(self.observation_space, Box):
+            return np.asarray(content).reshape(-1)
+        return np.asarray(flatten(self.observation_space, content)).reshape(-1)
+
+    def mask(self, observation: Any, info: Any) -> npt.NDArray[np.bool_] | None:
+        """[choices]: the legal actions, or None where the environment gives no mask now. A mask that forbids
+        everything is read as allowing the first action, because something must be done."""
+        if self.masked:
+            raw = observation["action_mask"]
+        elif info and "action_mask" in info:
+            raw = info["action_mask"]
+        else:
+            return None
+        mask = np.array(raw, dtype=np.bool_).reshape(-1)
+        if mask.size != self.choices:
+            raise ValueError(f"{self.name}'s action_mask has {mask.size} entries for {self.choices} actions")
+        if not mask.any():
+            mask[0] = True
+        return mask
+
+
+def describe(env: Any, name: str, module: str) -> Agent:
+    """Reads one agent's spaces; a UserError where its observations cannot be made numbers."""
+    from gymnasium.spaces import Box, Dict, Discrete, flatdim
+
+    whole = env.observation_space(name)
+    masked = isinstance(whole, Dict) and {"observation", "action_mask"} <= set(whole.spaces)
+    space = whole["observation"] if masked else whole
+    try:
+        size = int(flatdim(space))
+    except (NotImplementedError, ValueError) as error:
+        raise UserError(
+            f"env.module={module}: the observations of {name} are {space}, which has no fixed number of values, so that"
+            " a network cannot read them"
+        ) from error
+    plain = isinstance(space, Box) and len(space.shape) == 1 and not masked
+    actions = env.action_space(name)
+    choices, first = (int(actions.n), int(actions.start)) if isinstance(actions, Discrete) else (0, 0)
+    return Agent(name, size, plain, masked, space, actions, choices, first)
+
+
+def choose_team(agents: list[Agent], wanted: list[str] | None) -> list[Agent]:
+    """The agents that `env.team` names, in the environment's order; all where it is None."""
+    if wanted is None:
+        return agents
+    names = ", ".join(agent.name for agent in agents)
+    for pattern in wanted:
+        if not any(fnmatchcase(agent.name, pattern) for agent in agents):
+            raise UserError(f"env.team: there is no agent {pattern}; the agents are {names}")
+    if not wanted:
+        raise UserError(f"env.team=[] leaves nobody to learn; choose among {names}")
+    return [agent for agent in agents if any(fnmatchcase(agent.name, pattern) for pattern in wanted)]
+
+
+def one_kind_of_action(team: Sequence[Agent], module: str) -> bool:
+    """True: all discrete; False: all continuous and of the same size; a UserError otherwise."""
+    from gymnasium.spaces import Box
+
+    if all(agent.choices for agent in team):
+        return True
+    spaces = [agent.action_space for agent in team]
+    floating = all(isinstance(space, Box) and np.issubdtype(space.dtype, np.floating) for space in spaces)
+    if floating and len({int(np.prod(space.shape)) for space in spaces}) == 1:
+        return False
+    shown = ", ".join(f"{agent.name}: {agent.action_space}" for agent in team)
+    raise UserError(
+        f"env.module={module}: the team's actions must all be Discrete, or all be float Boxes of one size, but they are"
+        f" {shown}; choose another env.team or env.kwargs, or convert the actions in the environment"
+    )
+
+
+def can_be_seeded(env: Any) -> bool:
+    """Whether `reset` takes a seed."""
+    try:
+        parameters = inspect.signature(env.reset).parameters
+    except (TypeError, ValueError):
+        return True
+    return "seed" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def reset(env: Any, seed: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Observations and infos of a new episode; seed None for environments that take none."""
+    answer = env.reset() if seed is None else env.reset(seed=seed)
+    if not (isinstance(answer, tuple) and len(answer) == 2 and all(isinstance(part, Mapping) for part in answer)):
+        raise UserError(
+            "env.name=pettingzoo needs the Parallel API of PettingZoo 1.24 or newer, whose reset returns observations"
+            f" and infos; this one returned {type(answer).__name__}"
+        )
+    return answer
+
+
+def read_state(env: Any) -> npt.NDArray[np.float32] | None:
+    """`env.state()` as a new vector, or None where the environment has none."""
+    try:
+        state = env.state()
+    except (NotImplementedError, AttributeError):
+        return None
+    return None if state is None else np.array(state, np.float32).reshape(-1)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What trying the environment out showed."""
+
+    reproducible: bool
+    state_size: int | None  # of env.state(); None where there is none
+    state_is_observations: bool  # env.state() was every agent's observation, one after the other
+
+
+def try_out(env: Any, agents: Sequence[Agent], module: str) -> Facts:
+    """Plays the same few steps twice and compares. An environment that fails in them is a UserError."""
+    seedable = can_be_seeded(env)
+    try:
+        first, second = (_play(env, agents, module, 12345 if seedable else None) for _ in range(2))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"env.module={module}: the environment failed in its first steps: {type(error).__name__}: {error}"
+        ) from error
+    same = len(first) == len(second) and all(
+        np.array_equal(a, b, equal_nan=True) and _same(s, t) for (a, s), (b, t) in zip(first, second, strict=True)
+    )
+    states = [state for _, state in first + second]
+    known = [state for state in states if state is not None]
+    complete = len(known) == len(states)
+    return Facts(
+        reproducible=seedable and same,
+        state_size=known[0].size if complete else None,
+        state_is_observations=complete and all(_same(seen, state) for seen, state in first + second),
+    )
+
+
+def _same(a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None) -> bool:
+    return a is b or (a is not None and b is not None and np.array_equal(a, b, equal_nan=True))
+
+
+def _play(env: Any, agents: Sequence[Agent], module: str, seed: int | None) -> list[tuple[Any, Any]]:
+    """(all observations, state) of the first steps of an episode with fixed random actions."""
+    rng, record = np.random.default_rng(0), []
+    observations, infos = reset(env, seed)
+    for agent in agents:
+        agent.action_space.seed(0)
+    for _ in range(PROBED_STEPS):
+        seen = []
+        for agent in agents:
+            if agent.name not in observations:
+                seen.append(np.zeros(agent.size, np.float32))
+                continue
+            vector = agent.read(observations[agent.name])
+            if vector.size != agent.size:
+                raise UserError(
+                    f"env.module={module}: {agent.name} observes {vector.size} numbers but its observation_space"
+                    f" declares {agent.size}"
+                )
+            seen.append(vector.astype(np.float32))
+        record.append((np.concatenate(seen), read_state(env)))
+        live = [agent for agent in agents if agent.name in env.agents]
+        if not live:
+            break
+        actions = {}
+        for agent in live:
+            mask = agent.mask(observations.get(agent.name), infos.get(agent.name)) if agent.choices else None
+            legal = None if mask is None else agent.first + int(rng.choice(np.flatnonzero(mask)))
+            actions[agent.name] = agent.action_space.sample() if legal is None else legal
+        observations, _, _, _, infos = env.step(actions)
+    return record
+
+
+def episode_limit(env: Any, kwargs: Mapping[str, Any], wanted: int | None, module: str) -> int:
+    """`env.max_steps`, or what the environment says of itself; a UserError where it says nothing."""
+    if wanted is not None:
+        return wanted
+    for holder in (env, getattr(env, "unwrapped", env)):
+        for key in ("max_cycles", "max_steps", "max_episode_steps", "_max_episode_steps"):
+            value = kwargs.get(key, getattr(holder, key, None))
+            if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0:
+                return int(value)
+    raise UserError(
+        f"env.max_steps is needed: {module} does not say how long its episodes are (neither env.kwargs.max_cycles nor"
+        " an attribute max_cycles); set the number of steps after which they are cut off"
+    )
