@@ -23,8 +23,8 @@ class SimpleAdversary(ParticleTask):
     same without the goal (8); the state has 28.
 
     Team reward (shared): the adversary's distance to the goal minus that of the nearest good agent. With
-    `reward=sparse` (not in mpe2): +5 while a good agent is within two landmark radii of the goal, -5 while the adversary
-    is.
+    `reward=sparse` (not in mpe2): +5 while a good agent is within two landmark radii of the goal, -5 while the
+    adversary is.
     """
 
     class Settings(OpposedSettings):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from phalanx.envs.mpe.physics import Bodies, Doubles
+from phalanx.envs.mpe.physics import NOTHING, Bodies, Doubles
 from phalanx.envs.mpe.task import LoadPolicy, OpposedSettings, ParticleTask, Scene
 
 PREDATOR_SIZE, PREDATOR_PUSH, PREDATOR_SPEED = 0.075, 3.0, 1.0
@@ -72,10 +72,12 @@ class Hunt(ParticleTask):
         return reward, {"contacts": contacts}
 
     def _script(self) -> npt.NDArray[np.integer]:
-        """Prey look one move ahead: as far from the nearest predator as possible, 5 times keener to stay inside."""
+        """Prey look one move ahead, expecting predators to coast: as far from the nearest as possible, but 5 times
+        keener not to go beyond `EDGE`."""
         p = self.n_predators
         spots, _ = self.world.foresee(slice(p, p + self.n_prey))  # [5, 2, G, E]
-        delta = spots[:, :, :, None] - self.world.pos[:, None, :p]  # [5, 2, G, P, E]
+        predators, _ = self.world.foresee(slice(0, p), NOTHING)  # [1, 2, P, E]
+        delta = spots[:, :, :, None] - predators[:, :, None]  # [5, 2, G, P, E]
         nearest = np.sqrt((delta[:, 0] ** 2 + delta[:, 1] ** 2).min(axis=2))  # [5, G, E]
         beyond = np.maximum(np.abs(spots) - EDGE, 0.0)
         choice: npt.NDArray[np.integer] = np.argmax(nearest - 5.0 * (beyond[:, 0] + beyond[:, 1]), axis=0)

@@ -25,6 +25,8 @@ CONTACT_MARGIN = 1e-3
 N_ACTIONS = 5
 DIRECTIONS: Doubles = np.array([[0.0, -1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, -1.0, 1.0]])
 """[2, 5]: where the actions nothing, left, right, down, up push."""
+NOTHING = slice(0, 1)
+"""The first action alone, for `ParticleWorld.foresee`."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,9 @@ class ParticleWorld:
     Every number that may be observed lives in one buffer [F, E] of rows, so that all observations are one gather
     (`pos_rows`, `vel_rows`, `rel_rows` and `extra_rows` say which rows hold what). Views into it:
 
-    pos [2, M, E], vel [2, A, E], rel [M-1, 2, A, E], extra [n_extra, E]: `rel[k, :, i]` is the position, seen from agent
-    i, of the k-th of the other bodies in ascending order; `dist` [M-1, A, E] is its length. `extra` is the task's.
+    pos [2, M, E], vel [2, A, E], rel [M-1, 2, A, E], extra [n_extra, E]: `rel[k, :, i]` is the position, seen from
+    agent i, of the k-th of the other bodies in ascending order; `dist` [M-1, A, E] is its length. `extra` is the
+    task's.
     """
 
     def __init__(self, bodies: Bodies, num_envs: int, integrator: Integrator, n_extra: int = 0) -> None:
@@ -117,18 +120,19 @@ class ParticleWorld:
             self._accelerate(force)
         self._look()
 
-    def foresee(self, agents: slice) -> tuple[Doubles, Doubles]:
-        """Where each action would take `agents` if nothing touched them: (next, rest), both [5, 2, n, E].
+    def foresee(self, agents: slice, actions: slice = slice(None)) -> tuple[Doubles, Doubles]:
+        """Where `actions` (of the five) would take `agents` if nothing touched them: (next, rest), [actions, 2, n, E].
 
         `next` is the position after the first move that the action has a part in, `rest` the one where the agent
         would come to a halt if it did nothing from then on.
         """
-        speed = self.vel[:, agents] * (1 - DAMPING) + (DIRECTIONS.T[:, :, None, None] * self._push[agents]) * DT
+        push = DIRECTIONS.T[actions, :, None, None] * self._push[agents]
+        speed: Doubles = self.vel[:, agents] * (1 - DAMPING) + push * DT
         if self._limited:
             length = np.sqrt(speed[:, 0] ** 2 + speed[:, 1] ** 2)
             speed *= (self._max_speed[agents] / np.maximum(length, self._max_speed[agents]))[:, None]
         here = self._moving[:, agents]
-        start = here if self._velocity_first else here + self.vel[:, agents] * DT
+        start: Doubles = here if self._velocity_first else here + self.vel[:, agents] * DT
         return start + speed * DT, start + speed * (DT / DAMPING)
 
     def _force(self, actions: npt.NDArray[Any]) -> Doubles:
@@ -136,7 +140,8 @@ class ParticleWorld:
         np.multiply(DIRECTIONS.take(actions, axis=1), self._push, out=self._forces[0])
         c = self._contacts
         if c == 0:
-            return self._forces[0]
+            own: Doubles = self._forces[0]
+            return own
         dist, depth, contact = self.dist[:c], self._depth, self._forces[1:]
         np.subtract(dist, self.touch[:c], out=depth)
         depth /= -CONTACT_MARGIN
@@ -145,7 +150,8 @@ class ParticleWorld:
         np.multiply(self.rel[:c], -CONTACT_FORCE, out=contact)
         contact /= dist[:, None]
         contact *= depth[:, None]
-        return np.add.reduce(self._forces, axis=0)
+        total: Doubles = np.add.reduce(self._forces, axis=0)
+        return total
 
     def _accelerate(self, force: Doubles) -> None:
         vel = self.vel

@@ -94,8 +94,8 @@ class SimpleWorld(Hunt):
 
     def _visible(self, inside: Bools) -> Bools:
         """Whether agent j is seen by agent i, [j, i, E], given inside [forests, A, E]."""
-        open_air = ~inside.any(axis=0)
-        seen = open_air[:, None] & open_air[None]
+        open_air: Bools = ~np.any(inside, axis=0)
+        seen: Bools = open_air[:, None] & open_air[None]
         for forest in inside:
             seen |= forest[:, None] & forest[None]
         seen[:, 0] = True
