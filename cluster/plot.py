@@ -1,6 +1,6 @@
 """Learning curves of run folders. Runs that differ by their seed alone become one line with its uncertainty.
 
-matplotlib is imported lazily and drawn without a display. Colours are Okabe and Ito's, which people with any colour
+matplotlib is imported lazily and needs no display. Colours are Okabe and Ito's, which people with any colour
 vision can tell apart; lines differ by marker as well.
 """
 
@@ -29,7 +29,7 @@ _RESAMPLES = 2000
 _GRID_POINTS = 200
 _MOST_PANELS = 3
 # Sections that do not change what is learned.
-_NOT_LEARNING = ("seed", "cluster", "sinks", "report", "checkpoint")
+_NOT_LEARNING = ("seed", "cluster", "sinks", "report", "checkpoint", "evaluation")
 
 
 @dataclass
@@ -228,28 +228,24 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _draw(panels: Mapping[str, Sequence[Line]], runs: Sequence[Curves], out: Path) -> None:
     import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # without pyplot: no display, no global state
     from matplotlib.ticker import EngFormatter
 
     style = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
-    with pyplot.rc_context(style):
+    with matplotlib.rc_context(style):
         width = 6.8 if len(panels) == 1 else 5.4 * len(panels)
-        figure, axes = pyplot.subplots(1, len(panels), figsize=(width, 4.2), layout="constrained", squeeze=False)
-        for axis, (key, lines) in zip(axes[0], panels.items(), strict=True):
+        figure = Figure(figsize=(width, 4.2), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axis, (key, lines) in zip(axes, panels.items(), strict=True):
             _draw_panel(axis, key, lines)
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        shown = [line for lines in panels.values() for line in lines]
-        first = axes[0][0]
-        if len(next(iter(panels.values()))) > 1:
-            first.legend(loc="best", fontsize=10)
-        figure.suptitle(_title(runs, shown[0]), fontsize=12, x=0.01, ha="left")
-        figure.text(0.995, 0.0, _footnote(shown), fontsize=8, color="#666666", ha="right", va="bottom")
-        try:
-            figure.savefig(out, dpi=150, metadata={"Software": None} if out.suffix == ".png" else None)
-        finally:
-            pyplot.close(figure)
+        if any(len(lines) > 1 or "seeds)" in lines[0].label for lines in panels.values()):
+            axes[0].legend(loc="best", fontsize=10)
+        figure.suptitle(_title(runs), fontsize=13, x=0.01, ha="left")
+        footnote = _footnote([line for lines in panels.values() for line in lines])
+        if footnote:
+            figure.supxlabel(footnote, fontsize=8.5, color="#666666", x=0.995, ha="right")
+        figure.savefig(out, dpi=150)
 
 
 def _draw_panel(axis: Any, key: str, lines: Sequence[Line]) -> None:
@@ -270,7 +266,7 @@ def _draw_panel(axis: Any, key: str, lines: Sequence[Line]) -> None:
 
 def _axis_name(key: str) -> str:
     if key == metrics.EVAL_RETURN:
-        return "return of a greedy episode (sum of rewards)"
+        return "return per greedy episode"
     if key == metrics.EVAL_WIN_RATE:
         return "share of greedy episodes won"
     area, _, name = key.partition("/")
@@ -279,7 +275,7 @@ def _axis_name(key: str) -> str:
     return f"{name.replace('_', ' ')} ({area})"
 
 
-def _title(runs: Sequence[Curves], line: Line) -> str:
+def _title(runs: Sequence[Curves]) -> str:
     envs = sorted({str((run.settings.get("env") or {}).get("name", "")) for run in runs} - {""})
     names = sorted({_algorithm(run) for run in runs} - {""})
     if len(envs) != 1:
