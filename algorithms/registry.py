@@ -1,0 +1,62 @@
+"""Every algorithm by name. Adding one costs a file, a YAML in configs/algorithm, a test and a line here."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.settings import AlgorithmSettings, RunSettings
+from phalanx.envs.seeding import Purpose, generator
+from phalanx.envs.team import TeamSpec
+
+if TYPE_CHECKING:
+    from phalanx.algorithms.base import Algorithm, Policy
+
+ALGORITHMS: dict[str, str] = {
+    "iql": "phalanx.algorithms.iql:IQL",
+    "vdn": "phalanx.algorithms.vdn:VDN",
+    "qmix": "phalanx.algorithms.qmix:QMIX",
+    "ow_qmix": "phalanx.algorithms.ow_qmix:OWQMIX",
+    "cw_qmix": "phalanx.algorithms.cw_qmix:CWQMIX",
+    "demar": "phalanx.algorithms.demar:DEMAR",
+}
+
+
+def algorithm_class(name: str) -> type[Algorithm]:
+    """The class behind `algorithm.name`. Raises UserError for an unknown name."""
+    if name not in ALGORITHMS:
+        close = difflib.get_close_matches(str(name), ALGORITHMS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UserError(f"algorithm.name={name} is not one of {', '.join(ALGORITHMS)}{hint}")
+    module, attribute = ALGORITHMS[name].split(":")
+    found: type[Algorithm] = getattr(import_module(module), attribute)
+    return found
+
+
+def algorithm_settings(name: str) -> type[AlgorithmSettings]:
+    """The settings model of `algorithm.name`."""
+    return algorithm_class(name).Settings
+
+
+def make_algorithm(run: RunSettings, spec: TeamSpec) -> Algorithm:
+    """Builds and initialises the run's algorithm from the run's seed; torch's global generator is left as it was.
+
+    Raises UserError where the algorithm cannot learn in the environment.
+    """
+    import torch
+
+    from phalanx.algorithms.base import require_compatible
+
+    kind = algorithm_class(run.algorithm.name)
+    require_compatible(kind, run.algorithm.name, spec)
+    seed = int(generator(run.seed, Purpose.INITIALISATION).integers(2**63))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return kind(spec, run.algorithm, run.networks)
+
+
+def make_policy(run: RunSettings, spec: TeamSpec) -> Policy:
+    """The acting side alone, with arbitrary weights."""
+    return algorithm_class(run.algorithm.name).make_policy(spec, run.algorithm, run.networks)

@@ -1,0 +1,241 @@
+"""The core of every value-mixing method: K agent networks, H mixers, a one-step target, a weighted squared error.
+
+QMIX is this core as it stands. A method overrides what it changes: the mixer (`make_mixer`), the value of the next
+state (`greedy_values`), the weighting (`loss_weight`) or adds a term (`extra_loss`). Ensembles with a minimum over drawn
+members and the hypernetwork regulariser (DEMAR) are settings of the core, so they combine with every method.
+
+Everything inside is time first: [T, B, …] (R = T·B rows), so that the GRU reads contiguous steps.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from phalanx.algorithms.base import Algorithm, Capabilities, Metrics, TensorBatch, Weights
+from phalanx.algorithms.common.agents import RecurrentAgents, agent_inputs
+from phalanx.algorithms.common.ensembles import draw_members
+from phalanx.algorithms.common.losses import masked_mean, weighted_squared_error
+from phalanx.algorithms.common.mixers import MixingWeights, QMixer, mixing_gradient
+from phalanx.algorithms.common.policy import ValuePolicy
+from phalanx.algorithms.common.targets import mask_unavailable, one_step_target, take, transition_mask
+from phalanx.configs.base import Settings
+from phalanx.configs.settings import AlgorithmSettings, NetworkSettings
+from phalanx.envs.team import TeamSpec
+
+
+class EnsembleSettings(Settings):
+    agents: int = Field(default=1, ge=1, description="K, agent networks; the team acts on their mean")
+    agents_subset: int | None = Field(
+        default=None, ge=1, description="N_K, agent networks drawn for each target, which takes their minimum; null: all"
+    )
+    mixers: int = Field(default=1, ge=1, description="H, mixing networks")
+    mixers_subset: int | None = Field(
+        default=None, ge=1, description="N_H, mixing networks drawn for each target, which takes their minimum; null: all"
+    )
+
+    @model_validator(mode="after")
+    def _subsets_fit(self) -> EnsembleSettings:
+        for kind in ("agents", "mixers"):
+            members, subset = getattr(self, kind), getattr(self, f"{kind}_subset")
+            if subset is not None and subset > members:
+                raise ValueError(
+                    f"ensemble.{kind}_subset={subset} is more than the {members} of ensemble.{kind}:"
+                    f" draw at most {members}, or null for all of them"
+                )
+        return self
+
+
+class RegulariserSettings(Settings):
+    alpha: float = Field(
+        default=0.0, ge=0, description="α_reg, weight of the L1 norm of the generated mixing weights (DEMAR section 4.3)"
+    )
+
+
+class ValueMixingSettings(AlgorithmSettings):
+    double_q: bool = Field(
+        default=True, description="the online networks choose the next action that the target networks value"
+    )
+    target_update_updates: int = Field(
+        default=200, ge=1, description="learner updates between hard copies to the target networks"
+    )
+    ensemble: EnsembleSettings = Field(default=EnsembleSettings(), description="how many networks, and the minimum")
+    regulariser: RegulariserSettings = Field(default=RegulariserSettings(), description="the hypernet regulariser")
+
+
+@dataclass
+class Terms:
+    """Everything an update computes on the way to its loss; what golden tests and diagnostics look at."""
+
+    values: Tensor  # [K, T+1, B, N, A] online, every action
+    mean_values: Tensor  # [T+1, B, N, A], over K
+    target_values: Tensor  # [N_K, T+1, B, N, A], drawn members only
+    greedy: Tensor  # [T+1, B, N], online
+    chosen: Tensor  # [T, B, N], online mean of the stored actions
+    q_tot: Tensor  # [H, T, B]
+    generated: MixingWeights | None
+    greedy_values: Tensor  # [N_H, T+1, B], targets' value of the greedy joint action, drawn mixers only
+    target: Tensor  # [T, B]
+    mask: Tensor  # [T, B] bool
+    losses: dict[str, Tensor]  # loss name -> scalar as it enters the total
+    total: Tensor
+
+
+class ValueMixing(Algorithm):
+    """QMIX's update over ensembles (see the module's docstring)."""
+
+    Settings: ClassVar[type[AlgorithmSettings]] = ValueMixingSettings
+    capabilities: ClassVar[Capabilities] = Capabilities(needs_state=True)
+    settings: ValueMixingSettings
+
+    def __init__(self, spec: TeamSpec, settings: AlgorithmSettings, networks: NetworkSettings) -> None:
+        super().__init__(spec, settings, networks)
+        ensemble = self.settings.ensemble
+        self.agents = self.make_agents(spec, self.settings, networks)
+        self.mixer = self.make_mixer(ensemble.mixers)
+        self.target_agents = frozen_copy(self.agents)
+        self.target_mixer = frozen_copy(self.mixer)
+        self.members_drawn = (ensemble.agents_subset or ensemble.agents, ensemble.mixers_subset or ensemble.mixers)
+
+    @staticmethod
+    def make_agents(spec: TeamSpec, settings: Any, networks: NetworkSettings) -> RecurrentAgents:
+        inputs = spec.obs_dim + spec.n_actions + spec.n_agents
+        return RecurrentAgents(settings.ensemble.agents, inputs, networks.agent.hidden, spec.n_actions)
+
+    def make_mixer(self, members: int) -> nn.Module:
+        mixer = self.networks.mixer
+        return QMixer(members, self.spec.n_agents, self.spec.state_dim, mixer.embed, mixer.hypernet)
+
+    @classmethod
+    def make_policy(cls, spec: TeamSpec, settings: AlgorithmSettings, networks: NetworkSettings) -> ValuePolicy:
+        return ValuePolicy(spec, cls.make_agents(spec, settings, networks))
+
+    def policy_weights(self) -> Weights:
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.agents.state_dict().items()}
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def after_update(self, updates: int) -> None:
+        if updates % self.settings.target_update_updates == 0:
+            self.copy_targets()
+
+    def copy_targets(self) -> None:
+        self.target_agents.load_state_dict(self.agents.state_dict())
+        self.target_mixer.load_state_dict(self.mixer.state_dict())
+
+    # -- the update -------------------------------------------------------------------------------------------------
+
+    def loss(self, batch: TensorBatch, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
+        terms = self.terms(batch, rng)
+        with torch.no_grad():
+            metrics = {name: value.detach() for name, value in terms.losses.items()}
+            metrics["q_taken_mean"] = masked_mean(terms.q_tot.detach(), terms.mask)
+            metrics["target_mean"] = masked_mean(terms.target, terms.mask)
+        return terms.total, metrics
+
+    def terms(self, batch: TensorBatch, rng: np.random.Generator) -> Terms:
+        """One update's forward pass; random subsets are drawn from `rng`, agents first."""
+        inputs = agent_inputs(batch.obs, batch.actions, self.spec.n_actions)
+        shape = (*batch.avail.shape[:2][::-1], self.spec.n_agents, self.spec.n_actions)
+        state, avail = batch.state.transpose(0, 1), batch.avail.transpose(0, 1)
+        actions = batch.actions.transpose(0, 1)
+        mask = transition_mask(batch.filled, batch.terminated)
+        agents_drawn = draw_members(rng, self.settings.ensemble.agents, self.members_drawn[0])
+        mixers_drawn = draw_members(rng, self.settings.ensemble.mixers, self.members_drawn[1])
+
+        flat_values, _ = self.agents(inputs)
+        values = flat_values.view(-1, *shape)
+        mean_values = values[0] if values.shape[0] == 1 else values.mean(0)
+        chosen = take(mean_values[:-1], actions)
+        q_tot, generated = self.mix(self.mixer, chosen, state[:-1])
+        with torch.no_grad():
+            greedy = mask_unavailable(mean_values.detach(), avail).argmax(-1)
+            target_values = self.target_agents(inputs, agents_drawn)[0].view(-1, *shape)
+            greedy_values = self.greedy_values(inputs, target_values, greedy, state, avail, mixers_drawn)
+            next_value = self.pessimistic(greedy_values[:, 1:])
+            target = one_step_target(batch.reward.t(), batch.terminated.t(), next_value, self.settings.gamma)
+        terms = Terms(
+            values, mean_values, target_values, greedy, chosen, q_tot, generated, greedy_values, target, mask, {}, q_tot
+        )
+        self.add_losses(terms, inputs, state, actions)
+        terms.total = torch.stack(list(terms.losses.values())).sum()
+        return terms
+
+    def mix(
+        self, mixer: nn.Module, q: Tensor, state: Tensor, members: Tensor | None = None
+    ) -> tuple[Tensor, MixingWeights | None]:
+        """q: [T, B, N], state: [T, B, S]. Returns Q_tot [H, T, B] and what the hypernetworks generated, if any."""
+        steps, batch, agents = q.shape
+        q_tot, generated = mixer(q.reshape(-1, agents), state.reshape(steps * batch, -1), members)
+        return q_tot.view(-1, steps, batch), generated
+
+    def greedy_values(
+        self,
+        inputs: Tensor,
+        target_values: Tensor,
+        greedy: Tensor,
+        state: Tensor,
+        avail: Tensor,
+        mixers_drawn: Tensor | None,
+    ) -> Tensor:
+        """The target networks' value of the greedy joint action at every step, of every drawn mixer: [N_H, T+1, B].
+
+        The minimum over the drawn agent networks is taken for every action before one is chosen (DEMAR Eq. 8).
+        """
+        pessimistic = target_values[0] if target_values.shape[0] == 1 else target_values.amin(0)
+        best = self.greedy_agent_values(mask_unavailable(pessimistic, avail), greedy)
+        return self.mix(self.target_mixer, best, state, mixers_drawn)[0]
+
+    def greedy_agent_values(self, masked: Tensor, greedy: Tensor) -> Tensor:
+        """masked: [T, B, N, A], greedy: [T, B, N]. Each agent's value of its best action, [T, B, N]."""
+        return take(masked, greedy) if self.settings.double_q else masked.amax(-1)
+
+    def pessimistic(self, values: Tensor) -> Tensor:
+        """Minimum over the drawn mixers (DEMAR Eq. 8). values: [N_H, T, B]. Returns [T, B]."""
+        return values[0] if values.shape[0] == 1 else values.amin(0)
+
+    def loss_weight(self, terms: Terms, actions: Tensor) -> Tensor | None:
+        """Weights of the squared errors, like `terms.q_tot`; None for 1."""
+        return None
+
+    def add_losses(self, terms: Terms, inputs: Tensor, state: Tensor, actions: Tensor) -> None:
+        """Adds this method's loss terms to `terms.losses`; the total is their sum."""
+        weight = self.loss_weight(terms, actions)
+        terms.losses["loss_td"] = weighted_squared_error(terms.q_tot, terms.target, terms.mask, weight)
+        alpha = self.settings.regulariser.alpha
+        if alpha > 0 and terms.generated is not None:
+            # Not masked: padded steps count, as in the method as published (DEMAR's code).
+            terms.losses["loss_reg"] = alpha * terms.generated.l1().mean()
+
+    # -- what reports show ------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def diagnostics(self, batch: TensorBatch) -> Metrics:
+        """Slower figures for a report: ∂Q_tot/∂Q_i, mean over valid samples, agents and mixers, and the
+        overestimation, Q_tot at the first step minus the discounted return that the episode then had (only episodes
+        that terminated or ran to the time limit are whole, and all stored ones are)."""
+        inputs = agent_inputs(batch.obs, batch.actions, self.spec.n_actions)
+        flat, _ = self.agents(inputs)
+        values = flat.view(flat.shape[0], *batch.avail.shape[:2][::-1], self.spec.n_agents, -1).mean(0)
+        chosen = take(values[:-1], batch.actions.transpose(0, 1))
+        mask = transition_mask(batch.filled, batch.terminated)
+        q_tot, generated = self.mix(self.mixer, chosen, batch.state.transpose(0, 1)[:-1])
+        powers = self.settings.gamma ** torch.arange(chosen.shape[0], device=chosen.device, dtype=chosen.dtype)
+        returns = (batch.reward.t() * mask * powers.unsqueeze(1)).sum(0)
+        metrics = {"overestimation": (q_tot[:, 0].mean(0) - returns).mean()}
+        if generated is not None:
+            slope = mixing_gradient(chosen.reshape(-1, self.spec.n_agents), generated).mean((0, -1))
+            metrics["dqtot_dqi_mean"] = masked_mean(slope.view_as(mask), mask)
+        return metrics
+
+
+def frozen_copy(module: nn.Module) -> Any:
+    """A target network: the same values, never trained."""
+    return copy.deepcopy(module).requires_grad_(False)

@@ -1,0 +1,107 @@
+"""Weighted QMIX (Rashid et al., NeurIPS 2020, arXiv 2006.10800): what OW- and CW-QMIX share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from phalanx.algorithms.common.agents import RecurrentAgents
+from phalanx.algorithms.common.losses import weighted_squared_error
+from phalanx.algorithms.common.mixers import CentralAttention, CentralFeedForward
+from phalanx.algorithms.common.targets import take
+from phalanx.algorithms.value_mixing import Terms, ValueMixing, ValueMixingSettings, frozen_copy
+from phalanx.configs.base import Settings
+from phalanx.configs.settings import AlgorithmSettings, NetworkSettings
+from phalanx.envs.team import TeamSpec
+
+
+class WeightingSettings(Settings):
+    alpha: float = Field(
+        default=0.1, gt=0, le=1, description="α, weight of transitions that are not favoured; 1 weighs all alike (QMIX + Q̂*)"
+    )
+
+
+class CentralSettings(Settings):
+    mixer: Literal["ff", "atten", "none"] = Field(
+        default="ff",
+        description="mixer of the unrestricted Q̂*; none bootstraps from Q_tot's own target (ablation QMIX+OW, QMIX+CW)",
+    )
+    embed: int = Field(default=256, ge=1, description="width of the unrestricted mixer")
+
+
+class WeightedQMIXSettings(ValueMixingSettings):
+    double_q: Literal[True] = Field(default=True, description="always: the greedy joint action is the online one")
+    weighting: WeightingSettings = Field(default=WeightingSettings(), description="the weighting of the projection")
+    central: CentralSettings = Field(default=CentralSettings(), description="the unrestricted joint value Q̂*")
+
+
+class WeightedQMIX(ValueMixing):
+    """Q_tot is projected onto targets from an unrestricted Q̂* = f(s, utilities of agents of its own), with weights.
+
+    y = r + γ (1 - term) Q̂*_-(s', τ', û*), û* the online agents' greedy joint action; both losses regress to it.
+    """
+
+    Settings: ClassVar[type[AlgorithmSettings]] = WeightedQMIXSettings
+    settings: WeightedQMIXSettings
+
+    def __init__(self, spec: TeamSpec, settings: AlgorithmSettings, networks: NetworkSettings) -> None:
+        super().__init__(spec, settings, networks)
+        self.has_central = self.settings.central.mixer != "none"
+        if self.has_central:
+            inputs = spec.obs_dim + spec.n_actions + spec.n_agents
+            self.central_agents = RecurrentAgents(1, inputs, networks.agent.hidden, spec.n_actions)
+            self.central_mixer = self._make_central_mixer()
+            self.target_central_agents = frozen_copy(self.central_agents)
+            self.target_central_mixer = frozen_copy(self.central_mixer)
+
+    def _make_central_mixer(self) -> nn.Module:
+        n, state, width = self.spec.n_agents, self.spec.state_dim, self.settings.central.embed
+        if self.settings.central.mixer == "ff":
+            return CentralFeedForward(n, state, width)
+        return CentralAttention(n, state, width, self.networks.mixer.hypernet)
+
+    def copy_targets(self) -> None:
+        super().copy_targets()
+        if self.has_central:
+            self.target_central_agents.load_state_dict(self.central_agents.state_dict())
+            self.target_central_mixer.load_state_dict(self.central_mixer.state_dict())
+
+    def central_value(self, utilities: Tensor, actions: Tensor, state: Tensor, mixer: nn.Module) -> Tensor:
+        """Q̂* of joint actions. utilities: [T, B, N, A], actions: [T, B, N], state: [T, B, S]. Returns [T, B]."""
+        steps, batch, agents = actions.shape
+        chosen = take(utilities, actions).reshape(-1, agents)
+        value: Tensor = mixer(chosen, state.reshape(steps * batch, -1))
+        return value.view(steps, batch)
+
+    def greedy_values(
+        self,
+        inputs: Tensor,
+        target_values: Tensor,
+        greedy: Tensor,
+        state: Tensor,
+        avail: Tensor,
+        mixers_drawn: Tensor | None,
+    ) -> Tensor:
+        if not self.has_central:
+            return super().greedy_values(inputs, target_values, greedy, state, avail, mixers_drawn)
+        utilities = self.target_central_agents(inputs)[0].view(avail.shape)
+        return self.central_value(utilities, greedy, state, self.target_central_mixer).unsqueeze(0)
+
+    def add_losses(self, terms: Terms, inputs: Tensor, state: Tensor, actions: Tensor) -> None:
+        super().add_losses(terms, inputs, state, actions)
+        if self.has_central:
+            utilities = self.central_agents(inputs)[0].view(terms.mean_values.shape)
+            central = self.central_value(utilities[:-1], actions, state[:-1], self.central_mixer)
+            terms.losses["loss_central"] = weighted_squared_error(central, terms.target, terms.mask)
+
+    @abstractmethod
+    def favoured(self, terms: Terms, actions: Tensor) -> Tensor:
+        """Which squared errors count in full, bool like `terms.q_tot`: [H, T, B]."""
+
+    def loss_weight(self, terms: Terms, actions: Tensor) -> Tensor:
+        one = torch.ones_like(terms.q_tot)
+        return torch.where(self.favoured(terms, actions), one, one * self.settings.weighting.alpha)
