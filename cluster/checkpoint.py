@@ -63,14 +63,21 @@ def save_checkpoint(
             shutil.rmtree(aside, ignore_errors=True)
             raise
         replace_file(root / LATEST, name + "\n")
-        for old in checkpoint_folders(root)[keep:]:
-            # What is being deleted must not look like a damaged checkpoint.
-            going = root / f"{_REPLACED}{old.name}"
-            os.rename(old, going)
-            shutil.rmtree(going, ignore_errors=True)
+        _prune(root, env_steps, keep)
     except OSError as error:
         raise cannot_write(place, error) from error
     return place
+
+
+def _prune(root: Path, env_steps: int, keep: int) -> None:
+    """Removes all but the newest `keep`. Folders of later steps were there before a resume from an earlier one: they
+    are damaged or of a course that the run has left, and must not take the place of what is good."""
+    folders = checkpoint_folders(root)
+    former = [path for path in folders if _step(path) <= env_steps][keep:]
+    for path in [path for path in folders if _step(path) > env_steps] + former:
+        going = root / f"{_REPLACED}{path.name}"  # what is being deleted must not look like a damaged checkpoint
+        os.rename(path, going)
+        shutil.rmtree(going, ignore_errors=True)
 
 
 def checkpoint_folders(root: Path) -> list[Path]:
@@ -78,7 +85,11 @@ def checkpoint_folders(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     found = [path for path in root.iterdir() if _NAME.match(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
+    return sorted(found, key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))
 
 
 def newest_intact(root: Path) -> Intact:
@@ -176,8 +187,11 @@ def _sync(path: Path) -> None:
 
 
 def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _digest_of_json(data: Mapping[str, Any]) -> str:
