@@ -42,6 +42,7 @@ class ValuePolicy(Policy):
         inputs[..., self.spec.obs_dim + a :] = torch.eye(n)
         return RecurrentState(torch.zeros(self.agents.members, num_envs * n, self.agents.hidden), inputs)
 
+    @torch.inference_mode()
     def reset_rows(self, state: RecurrentState, rows: npt.NDArray[Any]) -> None:
         index = torch.from_numpy(np.atleast_1d(rows))
         state.hidden.view(self.agents.members, -1, self.spec.n_agents, self.agents.hidden)[:, index] = 0
