@@ -19,7 +19,7 @@ _SCALARS: dict[Any, tuple[str, str]] = {  # one of them, several of them
     float: ("a number", "numbers"),
     str: ("text", "texts"),
     bool: ("true or false", "true or false"),
-    Any: ("any value", "any values"),
+    Any: ("any value", "values"),
 }
 
 
@@ -33,10 +33,11 @@ def section_model(annotation: Any) -> type[BaseModel] | None:
 @dataclass(frozen=True)
 class KeyTree:
     """All keys under the model `root`; `sections` says which model stands for a top-level section whose declared one
-    is only a base (`env`, `algorithm`)."""
+    is only a base (`env`, `algorithm`); `published` are values that stand in for the models' defaults."""
 
     root: type[BaseModel]
     sections: Mapping[str, type[BaseModel]] = field(default_factory=dict)
+    published: Mapping[KeyPath, Any] = field(default_factory=dict)
 
     def model(self, path: KeyPath) -> type[BaseModel] | None:
         """The model of the section `path`, or None where it is no section."""
@@ -50,6 +51,13 @@ class KeyTree:
     def field(self, path: KeyPath) -> FieldInfo | None:
         parent = self.model(path[:-1]) if path else None
         return None if parent is None else parent.model_fields.get(path[-1])
+
+    def default_words(self, path: KeyPath) -> str | None:
+        """The default as it is written after `key=`, or None where there is none."""
+        declared = self.field(path)
+        default = PydanticUndefined if declared is None else declared.get_default(call_default_factory=False)
+        default = self.published.get(path, default)
+        return None if default is PydanticUndefined or isinstance(default, BaseModel) else dump_value(default)
 
     def leaves(self, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, FieldInfo]]:
         """Every key that holds a value, in the order of the models."""
@@ -82,14 +90,6 @@ def allowed(declared: FieldInfo) -> str:
     return type_words(declared.annotation, declared.metadata)
 
 
-def default_words(declared: FieldInfo) -> str | None:
-    """The default as it is written after `key=`, or None where there is none."""
-    default = declared.get_default(call_default_factory=False)
-    if default is PydanticUndefined or isinstance(default, BaseModel):
-        return None
-    return dump_value(default)
-
-
 def type_words(annotation: Any, metadata: Sequence[Any] = (), several: bool = False) -> str:
     """The type `annotation` with the limits in `metadata`, in words."""
     origin, arguments = get_origin(annotation), get_args(annotation)
@@ -107,7 +107,7 @@ def type_words(annotation: Any, metadata: Sequence[Any] = (), several: bool = Fa
     if origin in (list, tuple, Sequence) or annotation in (list, tuple):
         return _list_words(arguments, several) + _lengths(metadata)
     if origin in (dict, Mapping) or annotation is dict:
-        of = f" to {type_words(arguments[1], several=True)}" if len(arguments) == 2 and arguments[1] is not Any else ""
+        of = f" to {type_words(arguments[1], several=True)}" if len(arguments) == 2 else " to values"
         return f"{'mappings' if several else 'a mapping'} of names{of}"
     model = section_model(annotation)
     if model is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,19 @@ class Document:
     data: Mapping[str, Any]
     source: str
     origins: Mapping[KeyPath, str] = field(default_factory=dict)
+    path: Path | None = None  # of the file, where there is one
+
+    def values_below(self, section: KeyPath) -> dict[KeyPath, Any]:
+        """The values by the names that they have where the document is the section `section` of a larger one."""
+
+        def walk(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Any]]:
+            if isinstance(value, Mapping) and value:
+                for key, item in value.items():
+                    yield from walk((*path, str(key)), item)
+            else:
+                yield path, value
+
+        return dict(walk(section, self.data))
 
     def origin(self, path: KeyPath) -> str:
         """Where the key `path` was written, or the nearest section around it."""
@@ -72,7 +85,7 @@ def read_document(path: Path, shown: str | None = None) -> Document:
         raise UserError(f"{_where(name, error)} is not YAML that can be read: {_reason(error)}") from None
     lines = _Lines(name)
     lines.collect(node, ())
-    return Document(data, name, lines.origins)
+    return Document(data, name, lines.origins, path)
 
 
 def parse_value(text: str) -> Any:

@@ -6,15 +6,15 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from phalanx.configs.base import Settings
-from phalanx.configs.catalogue import Catalogue
+from phalanx.configs.catalogue import Catalogue, published_settings
 from phalanx.configs.describe import KeyTree, value_words
+from phalanx.configs.docs import settings_docs
 from phalanx.configs.documents import Document, dump_data, read_document
 from phalanx.configs.errors import UserError
 from phalanx.configs.overrides import Merged, Override, parse_override, value_on
@@ -28,6 +28,7 @@ __all__ = [
     "load_run",
     "override_run",
     "run_from_dict",
+    "settings_docs",
     "shipped_runs",
 ]
 
@@ -39,7 +40,7 @@ _S = TypeVar("_S", bound=Settings)
 
 def shipped_runs() -> dict[str, Path]:
     """The runs that come with phalanx: name and file."""
-    return shipped("run")
+    return _shipped("run")
 
 
 def load_run(source: str | Path, overrides: Sequence[str] = (), *, catalogue: Catalogue) -> RunSettings:
@@ -48,8 +49,7 @@ def load_run(source: str | Path, overrides: Sequence[str] = (), *, catalogue: Ca
     An override of `env.name` or `algorithm.name` to another name drops that section of the file. The order of the
     overrides does not matter. Raises a UserError that says what was got, what is allowed, which key and where.
     """
-    document = read_shipped_or_path(source, "run", "phalanx tune")
-    return resolve(document, [parse_override(one) for one in overrides], catalogue)
+    return resolve(read_run_document(source), [parse_override(one) for one in overrides], catalogue)
 
 
 def run_from_dict(data: Mapping[str, Any], *, catalogue: Catalogue) -> RunSettings:
@@ -74,23 +74,35 @@ def fingerprint(run: RunSettings) -> str:
     return hashlib.sha256(json.dumps(learning, sort_keys=True).encode()).hexdigest()
 
 
-def shipped(kind: str) -> dict[str, Path]:
-    """The shipped files of a kind (`run`, `search`): name and path."""
+def shipped_searches() -> dict[str, Path]:
+    """The searches that come with phalanx: name and file."""
+    return _shipped("search")
+
+
+def read_run_document(source: str | Path) -> Document:
+    """The YAML of a run, unchecked: by path or by the name of a shipped one."""
+    return _read("run", source, shipped_runs(), shipped_searches(), "phalanx tune")
+
+
+def read_search_document(source: str | Path) -> Document:
+    """The YAML of a search, unchecked: by path or by the name of a shipped one."""
+    return _read("search", source, shipped_searches(), shipped_runs(), "phalanx train")
+
+
+def _shipped(kind: str) -> dict[str, Path]:
     return {path.stem: path for path in sorted((_HERE / kind).glob("*.yaml"))}
 
 
-def read_shipped_or_path(source: str | Path, kind: str, command_for_other: str) -> Document:
-    """The YAML document that a path or a shipped name stands for; `command_for_other` is what takes the names of the
-    other kind."""
+def _read(
+    kind: str, source: str | Path, names: Mapping[str, Path], others: Mapping[str, Path], command_for_others: str
+) -> Document:
     text, path = str(source), Path(source)
-    names = shipped(kind)
     if text in names:
         return read_document(names[text], shown=f"phalanx/configs/{kind}/{text}.yaml")
     if isinstance(source, Path) or path.suffix or len(path.parts) > 1 or path.exists():
         return read_document(path)
-    other = "search" if kind == "run" else "run"
-    if text in shipped(other):
-        raise UserError(f"{text} is a {other}, not a {kind}: use it with `{command_for_other}`")
+    if text in others:
+        raise UserError(f"{text} is not a {kind}: use it with `{command_for_others} {text}`")
     near = difflib.get_close_matches(text, names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise UserError(
@@ -112,8 +124,8 @@ def resolve(document: Document, overrides: Sequence[Override], catalogue: Catalo
         if changed:
             kept[section] = {"name": name}
         if section == "algorithm":
-            published = _published(name)
-    merged = Merged(KeyTree(RunSettings, models), document.source)
+            published = published_settings(name)
+    merged = Merged(KeyTree(RunSettings, models, published.values_below(("algorithm",))), document.source)
     merged.lay(published, ("algorithm",))
     merged.lay(Document(kept, document.source, document.origins))
     problems = merged.apply(overrides)
@@ -128,7 +140,7 @@ def _validated(merged: Merged, models: Mapping[str, type[Settings]], problems: l
             built[section] = part
     complete = len(built) == len(models)
     # Stand-ins for sections with problems, so that the other sections are checked all the same.
-    stand_ins = {"env": EnvSettings.model_construct(), "algorithm": AlgorithmSettings.model_construct()}
+    stand_ins = {"env": EnvSettings.model_construct(name=""), "algorithm": AlgorithmSettings.model_construct(name="")}
     data = {**merged.data, **stand_ins, **built}
     try:
         run = RunSettings.model_validate(data)
@@ -170,11 +182,3 @@ def _name(
     if not isinstance(given, str):
         raise UserError(f"{section}.name ({where}): got {value_words(given)}, allowed: the name of an {thing}{choices}")
     return given, where, override is not None and given != written
-
-
-@lru_cache
-def _published(algorithm: str) -> Document:
-    """The published settings of an algorithm where they differ from its model's defaults."""
-    path = _HERE / "algorithm" / f"{algorithm}.yaml"
-    shown = f"phalanx/configs/algorithm/{path.name}"
-    return read_document(path, shown=shown) if path.is_file() else Document({}, shown)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from phalanx.configs.describe import KeyTree, allowed, default_words, value_words
+from phalanx.configs.describe import KeyTree, allowed, value_words
 from phalanx.configs.documents import KeyPath
 from phalanx.configs.errors import UserError
 
@@ -84,7 +84,7 @@ def _sentence(details: ErrorDetails, path: KeyPath, position: str, tree: KeyTree
     meaning = f"{key} is {declared.description}" if declared.description else ""
     if kind == "missing":
         return f"{key} is missing: give {what} as {key}=... or in {origins.origin(())}; {meaning}"
-    default = default_words(declared)
+    default = tree.default_words(path)
     advice = f"the default is {key}={default}" if default is not None else meaning
     return f"{key}{position} ({origins.origin(path)}): got {value_words(details['input'])}, allowed: {what}; {advice}"
 
