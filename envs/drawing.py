@@ -26,7 +26,8 @@ BACKGROUND: Colour = (247, 247, 244)
 ARENA: Colour = (255, 255, 255)
 LINE: Colour = (205, 205, 200)
 SMOOTHING = 2  # drawn this many times larger, then averaged
-MARGIN = 0.12  # around the furthest thing that must be visible, in world units
+SMALLEST = 2.0  # radius in pixels below which nothing is drawn, however far the camera is
+MARGIN = 1.1  # the camera sees this many times further than it must
 
 
 def draw_world(
@@ -36,7 +37,8 @@ def draw_world(
 
     The square from -1 to 1 is the arena. The camera shows it whole and draws back as far as anybody strays.
     """
-    reach = max(1.0, float(np.abs(positions).max(initial=0.0))) + MARGIN
+    outermost = (np.abs(positions).max(axis=1, initial=0.0) + sizes).max(initial=1.0)
+    reach = float(outermost) * MARGIN
     pixels = width * SMOOTHING
     scale = pixels / (2 * reach)
     image = Image.new("RGB", (pixels, pixels), BACKGROUND)
@@ -46,7 +48,7 @@ def draw_world(
     order = list(ROLES)
     for body in sorted(range(len(roles)), key=lambda b: order.index(roles[b])):
         x, y = pixels / 2 + scale * positions[body, 0], pixels / 2 - scale * positions[body, 1]
-        radius, fill = scale * sizes[body], ROLES[roles[body]]
+        radius, fill = max(scale * sizes[body], SMALLEST * SMOOTHING), ROLES[roles[body]]
         edge = (fill[0] * 3 // 4, fill[1] * 3 // 4, fill[2] * 3 // 4)
         canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill, outline=edge, width=SMOOTHING)
     return np.array(image.reduce(SMOOTHING))
