@@ -1,2 +1,4 @@
 if __name__ != "phalanx.algorithms":
-    raise ImportError(f"this folder is imported as phalanx.algorithms, not as {__name__}: write 'import phalanx.algorithms'")
+    raise ImportError(
+        f"this folder is imported as phalanx.algorithms, not as {__name__}: write 'import phalanx.algorithms'"
+    )

@@ -9,7 +9,7 @@ from phalanx.algorithms.weighted_qmix import WeightedQMIX
 
 
 class CWQMIX(WeightedQMIX):
-    """Full weight where the joint action is the greedy one or promises more than it: y > Q̂*_-(s, τ, û*); α elsewhere."""
+    """Full weight where the joint action is the greedy one or promises more: y > Q̂*_-(s, τ, û*); α elsewhere."""
 
     def favoured(self, terms: Terms, actions: Tensor) -> Tensor:
         is_greedy = (actions == terms.greedy[:-1]).all(-1)

@@ -1,8 +1,9 @@
 """The core of every value-mixing method: K agent networks, H mixers, a one-step target, a weighted squared error.
 
-QMIX is this core as it stands. A method overrides what it changes: the mixer (`make_mixer`), the value of the next
-state (`greedy_values`), the weighting (`loss_weight`) or adds a term (`extra_loss`). Ensembles with a minimum over drawn
-members and the hypernetwork regulariser (DEMAR) are settings of the core, so they combine with every method.
+QMIX is this core as it stands. A method overrides what it changes: the mixer (`make_mixer`), the value of the greedy
+joint action (`greedy_values`), the weighting (`loss_weight`) or the terms of the loss (`add_losses`). Ensembles with a
+minimum over drawn members and the hypernetwork regulariser (DEMAR) are settings of the core, so they combine with
+every method.
 
 Everything inside is time first: [T, B, …] (R = T·B rows), so that the GRU reads contiguous steps.
 """
@@ -33,11 +34,15 @@ from phalanx.envs.team import TeamSpec
 class EnsembleSettings(Settings):
     agents: int = Field(default=1, ge=1, description="K, agent networks; the team acts on their mean")
     agents_subset: int | None = Field(
-        default=None, ge=1, description="N_K, agent networks drawn for each target, which takes their minimum; null: all"
+        default=None,
+        ge=1,
+        description="N_K, agent networks drawn for each target, which takes their minimum; null: all",
     )
     mixers: int = Field(default=1, ge=1, description="H, mixing networks")
     mixers_subset: int | None = Field(
-        default=None, ge=1, description="N_H, mixing networks drawn for each target, which takes their minimum; null: all"
+        default=None,
+        ge=1,
+        description="N_H, mixing networks drawn for each target, which takes their minimum; null: all",
     )
 
     @model_validator(mode="after")
@@ -54,7 +59,9 @@ class EnsembleSettings(Settings):
 
 class RegulariserSettings(Settings):
     alpha: float = Field(
-        default=0.0, ge=0, description="α_reg, weight of the L1 norm of the generated mixing weights (DEMAR section 4.3)"
+        default=0.0,
+        ge=0,
+        description="α_reg, weight of the L1 norm of the generated mixing weights (DEMAR section 4.3)",
     )
 
 

@@ -21,7 +21,10 @@ from phalanx.envs.team import TeamSpec
 
 class WeightingSettings(Settings):
     alpha: float = Field(
-        default=0.1, gt=0, le=1, description="α, weight of transitions that are not favoured; 1 weighs all alike (QMIX + Q̂*)"
+        default=0.1,
+        gt=0,
+        le=1,
+        description="α, weight of transitions that are not favoured; 1 weighs all alike (QMIX + Q̂*)",
     )
 
 

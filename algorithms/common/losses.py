@@ -6,11 +6,12 @@ from torch import Tensor
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over valid entries. values: [..., T, B]; mask: [T, B] bool or float, broadcast over leading dimensions."""
-    mask = mask.to(values.dtype)
+    """Mean over valid entries. values: [..., T, B]; mask: [T, B] bool, for all leading dimensions alike.
+
+    Masked entries are replaced, not multiplied by zero: they may be anything, even infinite.
+    """
     leading = values.numel() // mask.numel()
-    # where, not a product alone: a masked entry may be anything, even infinite
-    return (values.masked_fill(mask == 0, 0.0) * mask).sum() / (mask.sum() * leading)
+    return values.masked_fill(~mask, 0.0).sum() / (mask.sum() * leading)
 
 
 def weighted_squared_error(prediction: Tensor, target: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
