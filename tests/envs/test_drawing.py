@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phalanx.envs.drawing import ARENA, BACKGROUND, ROLES, draw_world
@@ -34,6 +34,7 @@ def test_agents_are_drawn_over_what_stands_below_them() -> None:
     assert pixel(picture, 0.25, 0.0) == ROLES["forest"]
 
 
+@settings(deadline=None)
 @given(st.floats(-20, 20), st.floats(-20, 20))
 def test_the_camera_draws_back_until_everybody_is_in_sight(x: float, y: float) -> None:
     picture = draw_world(np.array([[x, y]]), (0.05,), ("predator",), width=100)
