@@ -77,9 +77,10 @@ class Diary:
 
     @property
     def report_due(self) -> bool:
-        """Sync: every `report.every_env_steps`; async: every `report.every_s`; and in the end."""
+        """Sync: every `report.every_env_steps`; async: every `report.every_s`; with each evaluation, so that none is
+        missing in metrics.jsonl; and in the end."""
         progress = self.progress
-        if self.complete and progress.reported_at < progress.env_steps:
+        if self._new_evaluation or (self.complete and progress.reported_at < progress.env_steps):
             return True
         if self.run.mode == "sync":
             return due(self.run.report.every_env_steps, progress.reported_at, progress.env_steps)

@@ -90,10 +90,10 @@ class Learner:
 
     def _update_once(self, batch: EpisodeBatch) -> Metrics:
         loss, metrics = self.algorithm.loss(TensorBatch.of(batch, self.device), self._rng)
-        metrics = dict(metrics, loss=loss.detach())
+        metrics = dict(metrics)
         on_cpu = self.device.type == "cpu"
-        if on_cpu and not math.isfinite(metrics["loss"].item()):
-            self._require_finite(self.updates + 1, metrics)
+        if on_cpu and not math.isfinite(loss.item()):
+            self._require_finite(self.updates + 1, {**metrics, "loss": loss})
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.run.algorithm.grad_norm_clip, foreach=True)

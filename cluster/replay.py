@@ -142,6 +142,7 @@ class Replay:
             rows = max(1, _COPY_BYTES // max(1, ring[0].nbytes))
             for start in range(0, size, rows):
                 ring[start : min(start + rows, size)] = parts[name][start : min(start + rows, size)]
+            ring[size : self.size] = 0  # what was held here before, so that unused slots are all padding
         self._lengths[:] = 0
         self._lengths[:size] = lengths
         self.size, self._next = size, int(state["next"])
