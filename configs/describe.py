@@ -55,9 +55,10 @@ class KeyTree:
     def default_words(self, path: KeyPath) -> str | None:
         """The default as it is written after `key=`, or None where there is none."""
         declared = self.field(path)
-        default = PydanticUndefined if declared is None else declared.get_default(call_default_factory=False)
-        default = self.published.get(path, default)
-        return None if default is PydanticUndefined or isinstance(default, BaseModel) else dump_value(default)
+        if declared is None or self.model(path) is not None:
+            return None
+        default = self.published.get(path, declared.get_default(call_default_factory=False))
+        return None if default is PydanticUndefined else dump_value(default)
 
     def leaves(self, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, FieldInfo]]:
         """Every key that holds a value, in the order of the models."""
@@ -90,6 +91,35 @@ def allowed(declared: FieldInfo) -> str:
     return type_words(declared.annotation, declared.metadata)
 
 
+def allowed_inside(declared: FieldInfo, parts: Sequence[int | str]) -> tuple[str, tuple[int | str, ...]]:
+    """What a field takes at a place inside its value, and that place: `parts` (positions in lists, keys of mappings)
+    as far as there is one type only."""
+    annotation, metadata = declared.annotation, list(declared.metadata)
+    for depth, part in enumerate(parts):
+        single = _only_type(annotation)
+        origin, arguments = get_origin(single), get_args(single)
+        if origin in (dict, Mapping) and len(arguments) == 2:
+            annotation = arguments[1]
+        elif origin is tuple and arguments[-1] is not Ellipsis and isinstance(part, int) and part < len(arguments):
+            annotation = arguments[part]
+        elif origin in (list, tuple, Sequence):
+            annotation = arguments[0]
+        else:
+            return type_words(annotation, metadata), tuple(parts[:depth])
+        metadata = []
+    return type_words(annotation, metadata), tuple(parts)
+
+
+def _only_type(annotation: Any) -> Any:
+    """The type without its limits and without `or null`."""
+    if get_origin(annotation) is Annotated:
+        return _only_type(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        members = [one for one in get_args(annotation) if not _is_none(one)]
+        return _only_type(members[0]) if len(members) == 1 else annotation
+    return annotation
+
+
 def type_words(annotation: Any, metadata: Sequence[Any] = (), several: bool = False) -> str:
     """The type `annotation` with the limits in `metadata`, in words."""
     origin, arguments = get_origin(annotation), get_args(annotation)
@@ -103,7 +133,7 @@ def type_words(annotation: Any, metadata: Sequence[Any] = (), several: bool = Fa
     if _is_none(annotation):
         return "null"
     if annotation in _SCALARS:
-        return _SCALARS[annotation][several] + _limits(metadata)
+        return _SCALARS[annotation][several] + _limits(metadata) + _pattern(metadata)
     if origin in (list, tuple, Sequence) or annotation in (list, tuple):
         return _list_words(arguments, several) + _lengths(metadata)
     if origin in (dict, Mapping) or annotation is dict:
@@ -146,6 +176,11 @@ def _limits(metadata: Sequence[Any]) -> str:
         return f" from {found['ge']} to {found['le']}"
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     return "".join(f" {'and ' * (index > 0)}{signs[name]} {value}" for index, (name, value) in enumerate(found.items()))
+
+
+def _pattern(metadata: Sequence[Any]) -> str:
+    found = [str(one.pattern) for one in metadata if getattr(one, "pattern", None)]
+    return f" that matches {found[0]}" if found else ""
 
 
 def _lengths(metadata: Sequence[Any]) -> str:

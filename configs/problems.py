@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, get_args
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from phalanx.configs.describe import KeyTree, allowed, value_words
+from phalanx.configs.describe import KeyTree, allowed, allowed_inside, value_words
 from phalanx.configs.documents import KeyPath
 from phalanx.configs.errors import UserError
 
@@ -24,7 +25,29 @@ class Origins(Protocol):
         """Whether this very key was given; otherwise its default holds."""
 
 
-_DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|(?<![\w.])(?:seed|mode|total_env_steps)(?=[= ])")
+_DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """One complaint of pydantic: about the key `path`, at the place `inside` its value. `data` start `depth` keys down
+    from the whole."""
+
+    details: ErrorDetails
+    path: KeyPath
+    inside: tuple[int | str, ...]
+    data: Mapping[str, Any]
+    depth: int
+
+    def given(self, place: Iterable[int | str] = ()) -> Any:
+        """The value as it was written, before numbers were converted."""
+        value: Any = self.data
+        for part in (*self.path[self.depth :], *place):
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                return self.details["input"]
+        return value
 
 
 def sentences(
@@ -33,13 +56,11 @@ def sentences(
     """One sentence for each key with a problem. `section` is where in `tree` the validated `data` stand."""
     found: dict[KeyPath, str] = {}
     for details in error.errors(include_url=False):
-        path, position, in_union = _split(tree, section, details["loc"])
-        if path in found:  # the members of a union complain one by one
-            continue
-        position = "" if in_union else position
-        if not position:  # as it was written, before numbers were converted
-            details["input"] = _given(data, path[len(section) :], details["input"])
-        found[path] = _sentence(details, path, position, tree, origins)
+        path, inside = section, list(details["loc"])
+        while inside and tree.model(path) is not None:
+            path = (*path, str(inside.pop(0)))
+        if path not in found:  # the alternatives that a key has complain one by one
+            found[path] = _sentence(_Problem(details, path, tuple(inside), data, len(section)), tree, origins)
     return list(found.values())
 
 
@@ -70,32 +91,46 @@ def unknown_key(path: KeyPath, tree: KeyTree, where: str) -> str:
     return f"{key} ({where}): there is no such key; {hint}Allowed {inside}: {names}"
 
 
-def _sentence(details: ErrorDetails, path: KeyPath, position: str, tree: KeyTree, origins: Origins) -> str:
-    key, kind = ".".join(path), details["type"]
+def _sentence(problem: _Problem, tree: KeyTree, origins: Origins) -> str:
+    path, kind = problem.path, problem.details["type"]
     if kind == "extra_forbidden":
         return unknown_key(path, tree, origins.origin(path))
     if kind in ("value_error", "assertion_error"):
-        return _own_words(details, path, tree, origins)
-    declared = tree.field(path)
-    model = tree.model(path)
+        return _own_words(problem, tree, origins)
+    key, model, declared = ".".join(path), tree.model(path), tree.field(path)
     if declared is None or kind == "invalid_key":
-        return f"{key} ({origins.origin(path)}): got {value_words(details['input'])}: {details['msg']}"
-    what = f"a section with the keys {', '.join(model.model_fields)}" if model is not None else allowed(declared)
+        return f"{key} ({origins.origin(path)}): got {value_words(problem.details['input'])}: {problem.details['msg']}"
+    what, place = allowed_inside(declared, problem.inside)
+    if model is not None:
+        what = f"a section with the keys {', '.join(model.model_fields)}"
+    if kind == "finite_number":
+        what += ", not infinite"
     meaning = f"{key} is {declared.description}" if declared.description else ""
     if kind == "missing":
         return f"{key} is missing: give {what} as {key}=... or in {origins.origin(())}; {meaning}"
     default = tree.default_words(path)
     advice = f"the default is {key}={default}" if default is not None else meaning
-    return f"{key}{position} ({origins.origin(path)}): got {value_words(details['input'])}, allowed: {what}; {advice}"
+    where = origins.origin((*path, *(part for part in place if isinstance(part, str))))
+    position = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    return f"{key}{position} ({where}): got {value_words(problem.given(place))}, allowed: {what}; {advice}"
 
 
-def _own_words(details: ErrorDetails, path: KeyPath, tree: KeyTree, origins: Origins) -> str:
+def _own_words(problem: _Problem, tree: KeyTree, origins: Origins) -> str:
     """The sentence of a model's own check, with the places of the keys that it names."""
-    message = str(details.get("ctx", {}).get("error", details["msg"]))
-    named = [tuple(key.split(".")) for key in _DOTTED.findall(message)]
-    known = [key for key in dict.fromkeys(named) if tree.field(key) is not None]
+    details, path = problem.details, problem.path
+    known: list[KeyPath] = []
+
+    def full_name(found: re.Match[str]) -> str:
+        name: KeyPath = tuple(found[0].split("."))
+        for key in (name, (*path[:1], *name)):  # a section's model need not know where in the run it stands
+            if tree.field(key) is not None:
+                known.extend([key] if key not in known else [])
+                return ".".join(key)
+        return found[0]
+
+    message = _DOTTED.sub(full_name, str(details.get("ctx", {}).get("error", details["msg"])))
     if tree.model(path) is None and path not in known:
-        message, known = f"{'.'.join(path)}={value_words(details['input'])}: {message}", [path, *known]
+        message, known = f"{'.'.join(path)}={value_words(problem.given())}: {message}", [path, *known]
     if not known:
         return f"{message} ({origins.origin(path)})"
     return f"{message} ({'; '.join(f'{chr(46).join(key)}: {_place(key, origins)}' for key in known)})"
@@ -103,27 +138,3 @@ def _own_words(details: ErrorDetails, path: KeyPath, tree: KeyTree, origins: Ori
 
 def _place(key: KeyPath, origins: Origins) -> str:
     return origins.origin(key) if origins.given(key) else "its default"
-
-
-def _split(tree: KeyTree, section: KeyPath, loc: Iterable[int | str]) -> tuple[KeyPath, str, bool]:
-    """A pydantic location as the key, the position inside its value, and whether it passed through a union."""
-    path, position, inside = section, "", False
-    for part in loc:
-        if not inside and tree.model(path) is not None:
-            path = (*path, str(part))
-            inside = tree.model(path) is None
-        elif isinstance(part, int):
-            position += f"[{part}]"
-    declared = tree.field(path)
-    members = [one for one in get_args(declared.annotation) if one is not type(None)] if declared is not None else []
-    union = declared is not None and len(members) > 1 and " or " in allowed(declared)
-    return path, position, union
-
-
-def _given(data: Mapping[str, Any], path: KeyPath, otherwise: Any) -> Any:
-    value: Any = data
-    for part in path:
-        if not isinstance(value, Mapping) or part not in value:
-            return otherwise
-        value = value[part]
-    return value

@@ -6,7 +6,7 @@ import difflib
 import itertools
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "AshaSettings",
     "Point",
     "SearchSettings",
+    "asha_env_steps",
     "base_run",
     "load_search",
     "resolve_trial",
@@ -69,7 +70,14 @@ def load_search(source: str | Path, overrides: Sequence[str] = (), *, catalogue:
 
 def base_run(search: SearchSettings, *, catalogue: Catalogue) -> RunSettings:
     """The run that the search varies, with the search's overrides."""
-    return resolve(read_run_document(search.run), [_override(*one) for one in search.overrides.items()], catalogue)
+    overrides = [Override(tuple(key.split(".")), value, "the search") for key, value in search.overrides.items()]
+    return resolve(read_run_document(search.run), overrides, catalogue)
+
+
+def asha_env_steps(search: SearchSettings, base: RunSettings) -> tuple[int, int]:
+    """Env steps of ASHA's first rung and of its last."""
+    longest = search.asha.max_env_steps or base.total_env_steps
+    return search.asha.grace_env_steps or max(1, longest // search.asha.reduction_factor**2), longest
 
 
 def all_points(search: SearchSettings) -> list[Point]:
@@ -107,14 +115,17 @@ def resolve_trial(base: RunSettings, point: Mapping[str, Any]) -> dict[str, Any]
     return resolved
 
 
-def trial_run(base: RunSettings, point: Mapping[str, Any], *, catalogue: Catalogue) -> RunSettings:
-    """The run of one trial."""
+def trial_run(
+    base: RunSettings,
+    point: Mapping[str, Any],
+    *,
+    catalogue: Catalogue,
+    origin: Callable[[str], str] = lambda key: "the search",
+) -> RunSettings:
+    """The run of one trial; `origin` says in errors where a key of the point was given."""
     resolved = resolve_trial(base, point)
-    return override_run(base, [_override(key, value) for key, value in resolved.items()], catalogue=catalogue)
-
-
-def _override(key: str, value: Any, origin: str = "the search") -> Override:
-    return Override(tuple(key.split(".")), value, origin)
+    overrides = [Override(tuple(key.split(".")), value, origin(key)) for key, value in resolved.items()]
+    return override_run(base, overrides, catalogue=catalogue)
 
 
 def _sorted_out(overrides: Sequence[Override]) -> tuple[list[Override], list[Override]]:
@@ -154,17 +165,16 @@ def _check_trials(search: SearchSettings, merged: Merged, catalogue: Catalogue) 
             f" {_MOST_TRIALS:,}; give shorter lists"
         )
     base = base_run(search, catalogue=catalogue)
-    longest = search.asha.max_env_steps or base.total_env_steps
-    if search.asha.grace_env_steps > longest:
-        source = "asha.max_env_steps" if search.asha.max_env_steps else "total_env_steps"
+    grace, longest = asha_env_steps(search, base)
+    if grace > longest:
+        limit = "asha.max_env_steps" if search.asha.max_env_steps else "total_env_steps"
         raise UserError(
-            f"asha.grace_env_steps={search.asha.grace_env_steps} ({merged.origin(('asha', 'grace_env_steps'))}) is more"
-            f" than {source}={longest}: no trial could be given up; lower it"
+            f"asha.grace_env_steps={grace} ({merged.origin(('asha', 'grace_env_steps'))}) is more than"
+            f" {limit}={longest}: no trial could be given up; lower it"
         )
     for point in all_points(search):
         try:
-            trial_run(base, point, catalogue=catalogue)
+            trial_run(base, point, catalogue=catalogue, origin=lambda key: merged.origin(("parameters", key)))
         except UserError as error:
             trial = " ".join(f"{key}={dump_value(value)}" for key, value in point.items())
-            where = merged.origin(("parameters",))
-            raise UserError(f"{error}; in the trial {trial} of {where}") from None
+            raise UserError(f"{error}; in the trial {trial}") from None

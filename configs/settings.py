@@ -182,7 +182,11 @@ class RunSettings(Settings):
 class AshaSettings(Settings):
     """Asynchronous successive halving: of the trials that reach a rung, the best go on."""
 
-    grace_env_steps: int = Field(default=100_000, ge=1, description="env steps that every trial gets: the first rung")
+    grace_env_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="env steps that every trial gets: the first rung; null: max_env_steps / reduction_factor²",
+    )
     max_env_steps: int | None = Field(
         default=None, ge=1, description="env steps of the best trials; null: the run's total_env_steps"
     )
