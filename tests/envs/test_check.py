@@ -1,0 +1,333 @@
+"""Every promise of `TeamEnv`, broken on purpose: the conformance test must name it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from phalanx.envs.check import CHECKS, check_env, format_report
+from phalanx.envs.team import BatchedTeamEnv, Bools, Floats, Obs, Step, TeamSpec
+
+Change = Callable[[Any], Any]
+
+
+class Walk(BatchedTeamEnv):
+    """A correct environment: two agents on a line, one of which may die; ends after 3 to 6 steps."""
+
+    def __init__(self, num_envs: int) -> None:
+        super().__init__(
+            TeamSpec(
+                env_name="walk",
+                n_agents=2,
+                obs_dim=3,
+                state_dim=4,
+                n_actions=3,
+                episode_limit=6,
+                agent_names=("left", "right"),
+                obs_dims=(3, 2),
+                action_dims=(3, 2),
+                group_ids=(0, 1),
+                group_names=("l", "r"),
+                has_win=True,
+                metrics=("moved",),
+            ),
+            num_envs,
+        )
+        self.place = np.zeros((num_envs, 2), np.float32)
+        self.length = np.zeros(num_envs, np.int64)
+        self.dead = np.zeros(num_envs, np.bool_)
+
+    def _begin(self, rows: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:
+        for row, seed in zip(rows, seeds, strict=True):
+            rng = np.random.default_rng(seed)
+            self.place[row] = rng.random(2)
+            self.length[row] = rng.integers(3, 9)
+            self.dead[row] = False
+
+    def _advance(self, actions: npt.NDArray[Any]) -> tuple[Floats, Bools, dict[str, npt.NDArray[Any]]]:
+        self.place += actions + 1
+        self.dead = self._elapsed >= 1
+        over = self._elapsed + 1 >= self.length
+        return self.place.sum(axis=1), over, {"moved": actions.sum(axis=1), "win": over.copy()}
+
+    def _observe(self) -> Obs:
+        e = self.num_envs
+        obs = np.zeros((e, 2, 3), np.float32)
+        obs[:, :, 0], obs[:, :, 1], obs[:, 0, 2] = self.place, self._elapsed[:, None], 1
+        obs[self.dead, 1] = 0
+        avail = np.ones((e, 2, 3), np.bool_)
+        avail[:, 1, 2] = False
+        avail[self.dead, 1, 1:] = False
+        state = np.repeat(self.place, 2, axis=1)
+        return Obs(obs, state, avail, np.stack([np.ones(e, np.bool_), ~self.dead], axis=1))
+
+
+def on_obs(change: Callable[[Obs], Obs]) -> type[Walk]:
+    """Walk with every observation changed."""
+
+    class Changed(Walk):
+        def _observe(self) -> Obs:
+            return change(super()._observe())
+
+    return Changed
+
+
+def on_step(change: Callable[[Step], Step], **spec: Any) -> type[Walk]:
+    """Walk with every step changed."""
+
+    class Changed(Walk):
+        def __init__(self, num_envs: int) -> None:
+            super().__init__(num_envs)
+            self.spec = replace(self.spec, **spec)
+
+        def step(self, actions: npt.NDArray[Any]) -> Step:
+            return change(super().step(actions))
+
+    return Changed
+
+
+def on_spec(**spec: Any) -> type[Walk]:
+    return on_step(lambda step: step, **spec)
+
+
+def put(array: npt.NDArray[Any], where: Any, value: Any) -> npt.NDArray[Any]:
+    array = array.copy()
+    array[where] = value
+    return array
+
+
+class SameBuffer(Walk):
+    """Returns the same array every time, filled anew."""
+
+    buffer: npt.NDArray[Any] | None = None
+
+    def _observe(self) -> Obs:
+        obs = super()._observe()
+        if self.buffer is None:
+            self.buffer = obs.state
+        self.buffer[:] = obs.state
+        return replace(obs, state=self.buffer)
+
+
+class ReadsWhatItGave(Walk):
+    """Goes on from the array that the caller holds."""
+
+    def _advance(self, actions: npt.NDArray[Any]) -> tuple[Floats, Bools, dict[str, npt.NDArray[Any]]]:
+        self.place = self.place.copy()
+        return super()._advance(actions)
+
+    def _observe(self) -> Obs:
+        obs = super()._observe()
+        self.place = obs.state[:, ::2]
+        return obs
+
+
+class ReadsActionsLater(Walk):
+    """Pays for the previous step's actions, which belong to the caller."""
+
+    before: npt.NDArray[Any] | None = None
+
+    def reset(self, seeds: Sequence[Iterator[int]]) -> Obs:
+        self.before = None
+        return super().reset(seeds)
+
+    def _advance(self, actions: npt.NDArray[Any]) -> tuple[Floats, Bools, dict[str, npt.NDArray[Any]]]:
+        reward, over, info = super()._advance(actions)
+        if self.before is not None:
+            reward = reward + self.before.sum(axis=1).astype(np.float32)
+        self.before = actions
+        return reward, over, info
+
+
+class WritesToActions(Walk):
+    def step(self, actions: npt.NDArray[Any]) -> Step:
+        step = super().step(actions)
+        actions -= 1
+        return step
+
+
+class IgnoresSeeds(Walk):
+    def _begin(self, rows: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:
+        super()._begin(rows, np.random.default_rng().integers(2**31, size=len(rows)).tolist())
+
+
+class RemembersThePast(Walk):
+    """A second reset does not start anew."""
+
+    resets = 0.0
+
+    def _begin(self, rows: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:
+        super()._begin(rows, seeds)
+        self.resets += 1
+        self.place[rows] += self.resets
+
+
+class OneGeneratorForAll(Walk):
+    """Seeded, but by the first environment's seed: rows depend on who else is there."""
+
+    def reset(self, seeds: Sequence[Iterator[int]]) -> Obs:
+        self.rng: np.random.Generator | None = None
+        return super().reset(seeds)
+
+    def _begin(self, rows: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:
+        if self.rng is None:
+            self.rng = np.random.default_rng(seeds[0])
+        super()._begin(rows, self.rng.integers(2**31, size=len(rows)).tolist())
+
+
+class FixedLength(Walk):
+    def _begin(self, rows: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:
+        super()._begin(rows, seeds)
+        self.length[rows] = 4
+
+
+class TakesTwoSeeds(Walk):
+    def _begin(self, rows: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:
+        super()._begin(rows, [next(self._seeds[row]) for row in rows])
+
+
+class NeverEnds(Walk):
+    def _begin(self, rows: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:
+        super()._begin(rows, seeds)
+        self.length[rows] = 10**6
+        self.spec = replace(self.spec, episode_limit=6)
+
+    def step(self, actions: npt.NDArray[Any]) -> Step:
+        limit, self.spec = self.spec, replace(self.spec, episode_limit=10**6)
+        step = super().step(actions)
+        self.spec = limit
+        return step
+
+
+class WrongFinalOrder(FixedLength):
+    def step(self, actions: npt.NDArray[Any]) -> Step:
+        step = super().step(actions)
+        return (
+            step if step.final is None else replace(step, final=step.final.rows(np.arange(len(step.final.obs))[::-1]))
+        )
+
+
+class FinalIsNext(Walk):
+    def step(self, actions: npt.NDArray[Any]) -> Step:
+        step = super().step(actions)
+        return step if step.final is None else replace(step, final=step.next.rows(np.flatnonzero(step.ended)))
+
+
+class FinalIsStale(Walk):
+    def step(self, actions: npt.NDArray[Any]) -> Step:
+        before = self._observe()
+        step = super().step(actions)
+        return step if step.final is None else replace(step, final=before.rows(np.flatnonzero(step.ended)))
+
+
+class Raises(Walk):
+    def _advance(self, actions: npt.NDArray[Any]) -> tuple[Floats, Bools, dict[str, npt.NDArray[Any]]]:
+        raise RuntimeError("out of order")
+
+
+class WrongCount(Walk):
+    def __init__(self, num_envs: int) -> None:
+        super().__init__(num_envs + 1)
+
+
+FAULTS: list[tuple[str, str, type[Walk]]] = [
+    ("dtype", "float64", on_obs(lambda o: replace(o, obs=o.obs.astype(np.float64)))),
+    ("dtype", "avail is int64", on_obs(lambda o: replace(o, avail=o.avail.astype(np.int64)))),
+    ("dtype", "reward is float64", on_step(lambda s: replace(s, reward=s.reward.astype(np.float64)))),
+    ("dtype", "terminated is int64", on_step(lambda s: replace(s, terminated=s.terminated.astype(np.int64)))),
+    ("dtype", "is list", on_step(lambda s: replace(s, reward=s.reward.tolist()))),
+    ("shape", "state has shape", on_obs(lambda o: replace(o, state=o.state[:, :3]))),
+    ("shape", "alive has shape", on_obs(lambda o: replace(o, alive=o.alive[:, 0]))),
+    ("shape", "obs has shape", on_obs(lambda o: replace(o, obs=np.repeat(o.obs, 2, axis=2)))),
+    ("shape", r"avail has shape \(3, 2, 2\)", on_obs(lambda o: replace(o, avail=o.avail[:, :, :2]))),
+    ("shape", "truncated has shape", on_step(lambda s: replace(s, truncated=s.truncated[:1]))),
+    ("reward shape", r"\(3, 1\) instead of \(3,\)", on_step(lambda s: replace(s, reward=s.reward[:, None]))),
+    ("reward shape", "agent_reward", on_step(lambda s: replace(s, agent_reward=np.zeros((3, 3), np.float32)))),
+    ("not a number", "is nan", on_obs(lambda o: replace(o, obs=put(o.obs, (0, 1, 0), np.nan)))),
+    ("not a number", "state", on_obs(lambda o: replace(o, state=put(o.state, (0, 1), np.inf)))),
+    ("not a number", "reward", on_step(lambda s: replace(s, reward=put(s.reward, 0, np.nan)))),
+    ("no legal action", "agent 0 of environment 0", on_obs(lambda o: replace(o, avail=put(o.avail, (0, 0), False)))),
+    ("dead agent", "agent 1", on_obs(lambda o: replace(o, avail=o.avail & o.alive[:, :, None]))),
+    ("padded action", "more than its 2 actions", on_obs(lambda o: replace(o, avail=put(o.avail, (0, 1, 2), True)))),
+    ("padded observation", "more than its 2", on_obs(lambda o: replace(o, obs=put(o.obs, (0, 1, 2), 5)))),
+    ("both ends", "both set", on_step(lambda s: replace(s, truncated=s.truncated | s.terminated))),
+    ("final observation", "final is None", on_step(lambda s: replace(s, final=None))),
+    ("final observation", "has 3 rows", on_step(lambda s: replace(s, final=s.final and s.next))),
+    (
+        "final observation",
+        "no episode ended",
+        on_step(lambda s: replace(s, final=s.final or s.next.rows(np.arange(1)))),
+    ),
+    ("final observation", "is not what it is alone: final", WrongFinalOrder),
+    ("final observation", "first one of the next", FinalIsNext),
+    ("final observation", "before the last action", FinalIsStale),
+    ("episode too long", "episode_limit=6", NeverEnds),
+    ("metrics", "lacks moved", on_step(lambda s: replace(s, info={"win": s.info["win"]}))),
+    ("metrics", "lacks win", on_step(lambda s: replace(s, info={"moved": s.info["moved"]}))),
+    ("metrics", "shape", on_step(lambda s: replace(s, info={**s.info, "moved": np.zeros(())}))),
+    ("seeds", "seeds were taken", TakesTwoSeeds),
+    ("seed ignored", "another episode", IgnoresSeeds),
+    ("seed ignored", "another episode", RemembersThePast),
+    ("neighbours", "is not what it is alone", OneGeneratorForAll),
+    ("aliasing", "wrote to the state", SameBuffer),
+    ("aliasing", "changed what followed", ReadsWhatItGave),
+    ("aliasing", "changed what followed", ReadsActionsLater),
+    ("actions changed", "wrote to the actions", WritesToActions),
+    ("crash", "RuntimeError: out of order", Raises),
+    ("groups", "3 entries for 2 agents", on_spec(group_ids=(0, 1, 1))),
+    ("groups", r"uses groups \[0, 1\], 1 have names", on_spec(group_names=("all",))),
+    ("spec", "agent_names has 1", on_spec(agent_names=("left",))),
+    ("spec", "repeats", on_spec(agent_names=("left", "left"))),
+    ("spec", "obs_dim is 3", on_spec(obs_dims=(2, 2))),
+    ("spec", "n_actions is 3", on_spec(action_dims=(2, 2))),
+    ("spec", "num_envs says 4", WrongCount),
+]
+
+
+def test_a_correct_environment_has_no_problem() -> None:
+    assert check_env(Walk) == []
+
+
+@pytest.mark.parametrize(("name", "sentence", "fault"), FAULTS)
+def test_every_fault_is_named(name: str, sentence: str, fault: type[Walk]) -> None:
+    problems = {problem.name: problem.sentence for problem in check_env(fault)}
+    assert name in problems
+    assert re.search(sentence, problems[name])
+
+
+def test_every_check_has_a_fault_that_shows_it() -> None:
+    assert {name for name, _, _ in FAULTS} == set(CHECKS)
+
+
+def test_what_cannot_be_seeded_is_not_blamed_for_it_when_it_says_so() -> None:
+    class Honest(IgnoresSeeds):
+        def __init__(self, num_envs: int) -> None:
+            super().__init__(num_envs)
+            self.spec = replace(self.spec, reproducible=False)
+
+    assert check_env(Honest) == []
+
+
+def test_the_environments_are_closed_even_after_a_crash() -> None:
+    closed = []
+
+    class Closes(Raises):
+        def close(self) -> None:
+            closed.append(self.num_envs)
+
+    check_env(Closes)
+    assert closed == [3]
+
+
+def test_the_report_says_what_is_wrong_and_what_must_hold() -> None:
+    assert format_report("walk", check_env(Walk)) == f"walk: all {len(CHECKS)} checks passed"
+    report = format_report("walk", check_env(WritesToActions))
+    assert report.splitlines()[0] == f"walk: 1 of {len(CHECKS)} checks failed"
+    assert "actions changed: step 0 wrote to the actions" in report
+    assert CHECKS["actions changed"] in report
