@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from phalanx.configs.errors import UserError
 from phalanx.configs.settings import ExplorationSettings
 
 
@@ -33,7 +34,11 @@ class Progress:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Progress:
-        return cls(**data)
+        """What `to_json` gave. UserError where the keys are not this version's."""
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise UserError(f"the checkpoint's progress was written by another version of phalanx: {error}") from error
 
 
 def due(every: int, last: int, now: int) -> bool:
