@@ -1,0 +1,124 @@
+"""Calls in flight: what happens when an answer comes, when it never will, and when it takes too long. Plain: no ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from phalanx.configs.errors import RunFailed
+
+if TYPE_CHECKING:
+    from phalanx.cluster.actors import Fleet, Member
+
+CALL_LIMIT_S = 600.0  # no call takes longer unless it hangs
+RETURN_LIMIT_S = 180.0  # within which a lost actor must be back
+RETRY_S = 0.2
+
+
+class ActorLost(Exception):
+    """A call came to nothing because a process or an object is gone; `name` is the lost actor's, None for an object."""
+
+    def __init__(self, name: str | None, reason: str) -> None:
+        super().__init__(reason)
+        self.name = name
+
+
+@dataclass
+class _Call:
+    member: Member
+    generations: tuple[tuple[Member, int], ...]  # of every actor whose loss would be this call's
+    until: float
+    on_answer: Callable[[Any], None]
+    on_lost: Callable[[ActorLost], None]
+
+
+class Calls:
+    """The coordinator's ledger of calls. One `turn` handles what has come in since the last.
+
+    A lost actor is reported to `on_actor_lost` once for each loss, however many calls come to nothing by it.
+    """
+
+    def __init__(self, fleet: Fleet, on_actor_lost: Callable[[Member], None]) -> None:
+        self._fleet = fleet
+        self._on_actor_lost = on_actor_lost
+        self._calls: dict[Any, _Call] = {}
+        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._next_check = 0.0
+
+    def add(
+        self,
+        member: Member,
+        ref: Any,
+        on_answer: Callable[[Any], None],
+        on_lost: Callable[[ActorLost], None] = lambda lost: None,
+        *,
+        needs: Sequence[Member] = (),
+    ) -> None:
+        """Watches `ref`, a small value asked of `member` (whose arguments come from `needs`): exactly one of the two
+        functions will be called, unless an error of the plain objects ends the run."""
+        generations = tuple((each, each.generation) for each in (member, *needs))
+        self._calls[ref] = _Call(member, generations, monotonic() + CALL_LIMIT_S, on_answer, on_lost)
+
+    def later(self, seconds: float, act: Callable[[], None]) -> None:
+        self._timers.append((monotonic() + seconds, act))
+
+    def turn(self, timeout: float) -> None:
+        """Waits up to `timeout` seconds for an answer and handles what is there."""
+        now = monotonic()
+        if self._timers:
+            timeout = min(timeout, max(min(at for at, _ in self._timers) - now, 0.0))
+        if self._calls:
+            for ref in self._fleet.wait(list(self._calls), timeout):
+                self._handle(self._calls.pop(ref), ref)
+        elif timeout > 0:
+            raise RunFailed("the coordinator waits for nothing: neither rollout nor learning can go on")
+        self._run_timers()
+        if now >= self._next_check:
+            self._next_check = now + 5.0
+            self._restart_hanging(now)
+
+    def _handle(self, call: _Call, ref: Any) -> None:
+        try:
+            value = self._fleet.value(ref)
+        except ActorLost as lost:
+            call.on_lost(lost)
+            for member, generation in call.generations:
+                if member.name == lost.name and member.generation == generation:
+                    self.lose(member)
+            return
+        call.on_answer(value)
+
+    def lose(self, member: Member) -> None:
+        """Notes that `member` lost its state; news of its earlier calls no longer count as a loss."""
+        member.generation += 1
+        self._on_actor_lost(member)
+
+    def revive(self, member: Member, on_started: Callable[[], None]) -> None:
+        """Has `member` started again, patiently; RunFailed where it does not come back."""
+        until = monotonic() + RETURN_LIMIT_S
+
+        def attempt() -> None:
+            generation = member.generation
+            self.add(member, member.start(), lambda _: on_started(), lambda _: again(generation))
+
+        def again(generation: int) -> None:
+            if monotonic() > until:
+                raise RunFailed(f"the {member.name} was lost and did not come back within {RETURN_LIMIT_S:.0f} s")
+            if member.generation == generation:
+                member.generation += 1  # the loss of a process that was about to start is the same loss
+            self.later(RETRY_S, attempt)
+
+        attempt()
+
+    def _run_timers(self) -> None:
+        now = monotonic()
+        due = [act for at, act in self._timers if at <= now]
+        self._timers = [(at, act) for at, act in self._timers if at > now]
+        for act in due:
+            act()
+
+    def _restart_hanging(self, now: float) -> None:
+        for member in {id(c.member): c.member for c in self._calls.values() if c.until < now}.values():
+            self._fleet.restart(member)

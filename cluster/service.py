@@ -1,0 +1,260 @@
+"""The coordinator: one run on Ray, the same object for `phalanx train`, Tune and `ray job`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import RaySystemError
+
+from phalanx.cluster.actors import Fleet, Member
+from phalanx.cluster.calls import Calls
+from phalanx.cluster.diary import Diary, resume_point
+from phalanx.cluster.metrics import Row
+from phalanx.cluster.pipeline import Pipeline
+from phalanx.cluster.placement import bundles, require_placeable
+from phalanx.cluster.progress import Progress
+from phalanx.cluster.rounds import Rewind, Rounds
+from phalanx.cluster.run_folder import CATALOGUE, RunFolder
+from phalanx.cluster.snapshot import read_progress
+from phalanx.configs.errors import RunFailed, UserError
+from phalanx.configs.load import run_from_dict
+from phalanx.configs.search import trial_run
+from phalanx.configs.settings import ClusterSettings, RunSettings
+
+log = logging.getLogger("phalanx.service")
+
+OBJECT_STORE_BYTES = 768 * 2**20  # of a Ray that we start: chunks, batches and weights pass through, none stays
+MOST_REWINDS = 5  # to the same checkpoint
+IN_TUNE = "phalanx"  # folder of our checkpoint within Tune's
+
+
+def connect(settings: ClusterSettings) -> bool:
+    """Joins the cluster that is configured, or starts Ray on this machine; whether `ray.shutdown` is ours to call.
+    UserError where the cluster does not answer."""
+    if ray.is_initialized():
+        return False
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if not address:
+        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        return True
+    origin = f"cluster.address={address}" if settings.address else f"RAY_ADDRESS={address}"
+    if address.startswith("ray://"):
+        raise UserError(
+            f"{origin}: the coordinator has to run inside the cluster; use `ray job submit -- phalanx train …`, or"
+            " give host:port of the head and run this on one of the cluster's nodes"
+        )
+    try:
+        ray.init(address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, RaySystemError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{origin}: no Ray cluster could be joined ({reason}); start one with `ray start --head`, or set"
+            " cluster.address=null and unset RAY_ADDRESS to use Ray on this machine alone"
+        ) from error
+    return True
+
+
+def run_of(config: Mapping[str, Any]) -> RunSettings:
+    """The run that a coordinator's (or trial's) configuration stands for: `run`, varied by a search's `point`."""
+    run = run_from_dict(config["run"], catalogue=CATALOGUE)
+    return trial_run(run, config["point"], catalogue=CATALOGUE) if config.get("point") else run
+
+
+class Coordinator(tune.Trainable):
+    """One run. Owns the actors and every object reference, and never fetches an episode.
+
+    config: `run` (a resolved run as a dict), `point` (a search's values, optional), `folder` (the run folder; by
+    default `run` below the trial's folder) and `resume` (go on from the folder's newest intact checkpoint).
+    `step` is one report period.
+    """
+
+    stop_asked: Callable[[], bool] = staticmethod(lambda: False)
+    """Asked often while a step runs: True ends the step early."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.run = run_of(config)
+        self.folder = RunFolder(Path(config.get("folder") or Path(self.logdir) / "run"))
+        self._engine: Pipeline | Rounds | None = None
+        self._start_from: tuple[Path, Progress] | None = None
+        self._rewinds: Counter[int] = Counter()
+        if config.get("resume"):
+            self._start_from = self._newest_checkpoint()
+        if ray.util.get_current_placement_group() is None:
+            require_placeable(self.run, [node["Resources"] for node in ray.nodes() if node["Alive"]])  # type: ignore[no-untyped-call]
+        self._fleet = Fleet(self.run)
+        self._spec = self._fleet.start()
+        if not self.folder.config.exists():
+            self.folder = RunFolder.create(self.folder.path, self.run)
+        if self._start_from is None:
+            self.folder.write_metadata(self.run, self._spec)
+
+    @property
+    def finished(self) -> bool:
+        return self._engine is not None and self._engine.finished
+
+    @property
+    def progress(self) -> Progress:
+        return self._begun().diary.progress
+
+    def step(self) -> dict[str, Any]:
+        """Goes on until the next report. A search's scheduler needs an evaluation in every result, so inside Tune the
+        first result waits for the first evaluation."""
+        inside_tune = self._storage is not None
+        row: Row = {}
+        while True:
+            try:
+                row = self._begun().period(self.stop_asked) or row
+            except Rewind as lost:
+                self._rewind(lost)
+                continue
+            if not inside_tune:
+                return dict(row)
+            evaluated = {key: value for key, value in self.progress.final.items() if key.startswith("eval/")}
+            if evaluated or self.finished:
+                return {**evaluated, **row, "done": self.finished}
+
+    def checkpoint(self) -> Path:
+        """Writes a checkpoint into the run folder."""
+        return self._begun().save()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Writes a checkpoint into the run folder and links its files into Tune's."""
+        shutil.copytree(self.checkpoint(), Path(checkpoint_dir) / IN_TUNE, copy_function=_link)
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Goes on from what `save_checkpoint` wrote, here or on another node."""
+        path = Path(checkpoint) / IN_TUNE
+        progress = read_progress(path)
+        self.folder.truncate_to(self.run, progress)
+        if self._engine is not None:
+            self._engine.diary.close("went back to a checkpoint")
+            self._engine = None
+        self._start_from = path, progress
+
+    def close(self, exit_reason: str) -> dict[str, Any]:
+        """Writes the summary, which it returns."""
+        return self._begun().diary.close(exit_reason)
+
+    def cleanup(self) -> None:
+        if self._engine is not None and self._storage is not None:
+            self.close("completed" if self.finished else "stopped")
+        self._fleet.close()
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory(bundles(run_of(config)))
+
+    def _setup_logdir(self) -> None:
+        # Without Tune there is no trial folder, and nothing may be left in the home directory instead.
+        if self._storage is not None:
+            super()._setup_logdir()  # type: ignore[no-untyped-call]
+        else:
+            self._logdir = self.config.get("folder")
+
+    def _begun(self) -> Pipeline | Rounds:
+        """The engine, which begins when it is first needed: Tune restores a trial between `setup` and `step`."""
+        if self._engine is None:
+            checkpoint, progress = self._start_from or (None, None)
+            engine = Rounds if self.run.mode == "sync" else Pipeline
+            self._engine = engine(self.run, self._spec, self._fleet, Diary(self.run, self.folder, progress))
+            self._engine.begin(checkpoint)
+        return self._engine
+
+    def _newest_checkpoint(self) -> tuple[Path, Progress]:
+        checkpoint, progress, problems = resume_point(self.run, self.folder)
+        for problem in problems:
+            log.warning("%s; going on from %s", problem, checkpoint.name)
+        return checkpoint, progress
+
+    def _rewind(self, lost: Rewind) -> None:
+        """Sync mode goes back to the newest checkpoint, or to the beginning, so that the run stays exact."""
+        before = self.progress
+        self._engine.diary.close("went back")  # type: ignore[union-attr]  # `progress` has begun it
+        self._engine = None
+        if any(self.folder.checkpoints.glob("step_*")):
+            self._start_from = self._newest_checkpoint()
+        else:
+            self._start_from = None
+            self.folder.truncate_to(self.run, Progress())
+        self._rewinds[self._start_from[1].env_steps if self._start_from else 0] += 1
+        if max(self._rewinds.values()) > MOST_REWINDS:
+            raise RunFailed(f"{lost}; it was lost {MOST_REWINDS + 1} times after the same checkpoint")
+        log.warning("%s; going back to %s", lost, self._start_from[0].name if self._start_from else "the beginning")
+        self._restart_fleet()
+        progress = self.progress
+        progress.restarts = before.restarts
+        progress.episodes_lost += before.episodes - progress.episodes
+
+    def _restart_fleet(self) -> None:
+        """Has every actor begin anew, also those that are well: nothing of the time after the checkpoint remains."""
+        back: list[Member] = []
+        calls = Calls(self._fleet, lambda member: calls.revive(member, lambda: back.append(member)))
+        members = self._fleet.members
+        for member in members:
+            calls.revive(member, partial(back.append, member))
+        while len(back) < len(members):
+            calls.turn(5.0)
+
+
+def train(
+    run: RunSettings,
+    folder: Path | RunFolder,
+    *,
+    resume: bool = False,
+    on_report: Callable[[Row], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """A whole run on Ray, driven from this process; the summary.
+
+    `folder` is made if it is not there yet. `stop` is asked often; once it says True, a checkpoint is written and the
+    run ends with the exit reason `stopped`. RunFailed where the run cannot go on, with a checkpoint from before.
+    """
+    ours = connect(run.cluster)
+    coordinator = None
+    path = folder.path if isinstance(folder, RunFolder) else folder
+    try:
+        coordinator = Coordinator({"run": run.model_dump(mode="json"), "folder": str(path), "resume": resume})
+        coordinator.stop_asked = stop
+        while not coordinator.finished and not stop():
+            row = coordinator.step()
+            if row and on_report is not None:
+                on_report(row)
+        if coordinator.finished:
+            return coordinator.close("completed")
+        coordinator.checkpoint()
+        return coordinator.close("stopped")
+    except RunFailed as failure:
+        if coordinator is not None:
+            _leave_in_order(coordinator, str(failure))
+        raise
+    finally:
+        if coordinator is not None:
+            coordinator.stop()  # type: ignore[no-untyped-call]
+        if ours:
+            ray.shutdown()
+
+
+def _leave_in_order(coordinator: Coordinator, reason: str) -> None:
+    """After a failure: a checkpoint of what was sound, and the summary."""
+    try:
+        coordinator.checkpoint()
+    except (RunFailed, UserError, Rewind) as error:
+        log.warning("no checkpoint could be written after the failure: %s", error)
+    coordinator.close(reason)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
