@@ -119,7 +119,11 @@ class LivePanel:
         run = story.run
         what, how = f"{run.algorithm.name} on {run.env.name}", f"   {run.mode}, seed {run.seed}"
         subject = Text.assemble((what, "bold"), (how, "dim"))
-        parts: list[RenderableType] = [subject, Text(), _progress(story), Text(), _numbers(story)]
+        parts: list[RenderableType] = [subject, Text()]
+        if story.latest:
+            parts += [_progress(story), Text(), _numbers(story)]
+        else:
+            parts.append(Text("starting Ray, the workers and the learner …", style="dim"))
         if metrics.EVAL_RETURN in story.evaluations:
             parts += [Text(), _evaluations(story)]
         losses = _losses(story)
@@ -192,6 +196,12 @@ def open_view(run: RunSettings, title: str, console: Console) -> View:
     if console.is_terminal and not console.is_dumb_terminal:
         return LivePanel(run, title, console)
     return LogLines(run, lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False))
+
+
+def people() -> Console:
+    """The console on stdout; where that is no terminal, lines are long enough not to be broken."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
 
 
 def sparkline(values: Sequence[float], width: int) -> str:

@@ -92,7 +92,12 @@ def read_curves(folder: Path) -> Curves:
     for key, pairs in points.items():
         table = np.asarray(sorted(dict(pairs).items()), dtype=np.float64)
         series[key] = (table[:, 0], table[:, 1])
-    return Curves(folder, _read_settings(folder), series, _read_episodes(folder))
+    episodes = _read_episodes(folder)
+    for key, at in episodes.items():
+        # evaluations.json has every evaluation, a row of metrics.jsonl the newest one since the row before.
+        steps = sorted(at)
+        series[key] = (np.asarray(steps, np.float64), np.asarray([at[step].mean() for step in steps]))
+    return Curves(folder, _read_settings(folder), series, episodes)
 
 
 def default_metrics(runs: Sequence[Curves]) -> list[str]:
@@ -231,7 +236,7 @@ def _draw(panels: Mapping[str, Sequence[Line]], runs: Sequence[Curves], out: Pat
     from matplotlib.figure import Figure  # without pyplot: no display, no global state
     from matplotlib.ticker import EngFormatter
 
-    style = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+    style: Any = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
     with matplotlib.rc_context(style):
         width = 6.8 if len(panels) == 1 else 5.4 * len(panels)
         figure = Figure(figsize=(width, 4.2), layout="constrained")

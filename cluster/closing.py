@@ -1,0 +1,81 @@
+"""What is said at the end: how good the team became, and what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from phalanx.cluster import metrics
+from phalanx.cluster.live import duration, label, number
+from phalanx.cluster.metrics import EpisodeStatistics, Row
+from phalanx.cluster.sinks import read_rows
+from phalanx.configs.settings import RunSettings
+
+_NOT_SHOWN = {metrics.EVAL_RETURN_STD, metrics.EVAL_ENV_STEPS}
+
+
+def closing_table(folder: Path, summary: Mapping[str, Any]) -> RenderableType:
+    """Untrained, final and best evaluation side by side, then the run's counters. `summary` is summary.json's."""
+    first = first_evaluation(folder)
+    final, best = dict(summary.get("final") or {}), dict(summary.get("best") or {})
+    table = Table(title=str(folder), title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    table.add_column("greedy evaluation")
+    untrained = first.get(metrics.ENV_STEPS, 0) == 0
+    for name, row in (("untrained" if untrained else "first", first), ("final", final), ("best", best)):
+        at = row.get(metrics.ENV_STEPS)
+        heading = name if at is None or name == "untrained" else f"{name} (at {int(at):,})"
+        table.add_column(heading, justify="right", style="bold" if name == "final" else "")
+    for key in _shown([*final, *first]):
+        table.add_row(label(key), *(number(row[key]) if key in row else "–" for row in (first, final, best)))
+    return Group(Text(), table, Text(), _facts(summary)) if first or final else Group(Text(), _facts(summary))
+
+
+def _facts(summary: Mapping[str, Any]) -> RenderableType:
+    facts = (
+        ("env steps", f"{summary['env_steps']:,}"),
+        ("updates", f"{summary['updates']:,}"),
+        ("wall time", duration(summary["wall_s"])),
+        ("env steps/s", f"{summary['env_steps_per_s']:,.0f}"),
+        ("actor restarts", str(summary["restarts"])),
+        ("episodes lost", str(summary["episodes_lost"])),
+    )
+    grid = Table.grid(padding=(0, 3, 0, 0))
+    for row in (facts[:3], facts[3:]):
+        grid.add_row(*(Text.assemble((f"{name} ", "dim"), value) for name, value in row))
+    return grid
+
+
+def evaluation_table(run: RunSettings, result: EpisodeStatistics, folder: Path) -> RenderableType:
+    """One evaluation: means over its episodes."""
+    row = metrics.evaluation_metrics(result)
+    subject = f"{folder}: {run.algorithm.name} on {run.env.name}, {len(result.returns)} greedy episodes"
+    table = Table(title=subject, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    table.add_column("per episode")
+    table.add_column("mean", justify="right", style="bold")
+    spread = f"± {number(float(row[metrics.EVAL_RETURN_STD]))} (standard deviation over episodes)"
+    for key in _shown(row):
+        notes = (spread,) if key == metrics.EVAL_RETURN else ()
+        table.add_row(label(key), number(float(row[key])), *notes)
+    joint = getattr(result, "greedy_joint_action", None)
+    if joint is None:
+        return table
+    return Group(table, Text(), Text(f"greedy joint action: {joint}"))
+
+
+def first_evaluation(folder: Path) -> Row:
+    """`eval/...` and env_steps of the run's first evaluation; empty where there was none."""
+    for row in read_rows(folder):
+        part = metrics.split_evaluation(row)[-1]
+        if metrics.EVAL_RETURN in part:
+            return {k: v for k, v in part.items() if k.startswith("eval/") or k == metrics.ENV_STEPS}
+    return {}
+
+
+def _shown(keys: Any) -> list[str]:
+    found = dict.fromkeys(key for key in keys if key.startswith("eval/") and key not in _NOT_SHOWN)
+    return sorted(found, key=lambda key: (key != metrics.EVAL_RETURN, key == metrics.EVAL_LENGTH))

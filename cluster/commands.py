@@ -1,0 +1,206 @@
+"""What the commands of the command line do; `phalanx.cluster.cli` parses them and turns errors into exit statuses.
+
+Every function returns the exit status. torch and ray are imported where they are needed, so that the quick commands
+stay quick.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib.util
+import itertools
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phalanx.configs.errors import UserError
+
+if TYPE_CHECKING:
+    from phalanx.cluster.evaluation import EvaluationResult
+    from phalanx.cluster.policy import TrainedTeam
+    from phalanx.configs.settings import RunSettings
+
+_GIF_EPISODES = 3
+
+
+def evaluate(folder: Path, episodes: int, gif: Path | None, as_json: bool) -> int:
+    """Greedy episodes with the newest intact checkpoint; with `as_json`, stdout gets one line and nothing else."""
+    from phalanx.cluster.render import require_picture_path
+
+    if gif is not None:
+        require_picture_path(gif, (".gif",), "--gif")
+    with _stdout_to_stderr() if as_json else contextlib.nullcontext():
+        from phalanx.cluster.evaluation import Evaluator
+        from phalanx.cluster.learner import use_threads
+        from phalanx.cluster.policy import load_policy
+
+        use_threads(1)
+        team = load_policy(folder)
+        evaluator = Evaluator(team.run, load_policy)
+        try:
+            evaluator.set_weights(team.weights, 0)
+            result = evaluator.evaluate(episodes)
+        finally:
+            evaluator.close()
+        if gif is not None:
+            _film(team, min(episodes, _GIF_EPISODES), gif)
+    if as_json:
+        print(json.dumps(evaluation_json(result), allow_nan=False), flush=True)
+    else:
+        from phalanx.cluster.closing import evaluation_table
+        from phalanx.cluster.live import people
+
+        people().print(evaluation_table(team.run, result, folder))
+        if gif is not None:
+            print(f"film: {gif}")
+    return 0
+
+
+def evaluation_json(result: EvaluationResult) -> dict[str, Any]:
+    """The object that `phalanx evaluate --json` prints."""
+    values = {key.removeprefix("eval/"): value for key, value in result.as_metrics().items()}
+    data: dict[str, Any] = {
+        "return_mean": values.pop("return_mean"),
+        "return_std": values.pop("return_std"),
+        "returns": [float(value) for value in result.returns],
+        "win_rate": values.pop("win_rate", None),
+        **values,
+    }
+    if result.greedy_joint_action is not None:
+        data["greedy_joint_action"] = list(result.greedy_joint_action)
+    return data
+
+
+def plot(folders: Sequence[Path], out: Path, metric: str | None) -> int:
+    from phalanx.cluster.plot import plot
+    from phalanx.cluster.render import require_picture_path
+
+    require_picture_path(out, (".png", ".pdf", ".svg"), "--out")
+    keys = plot(folders, out, metric)
+    print(f"{out}: {', '.join(keys)}")
+    return 0
+
+
+def list_names(what: str) -> int:
+    """Names, one a line, each with what it is."""
+    if what == "algorithms":
+        from phalanx.algorithms.registry import ALGORITHMS
+
+        found = {name: _docstring(place) for name, place in ALGORITHMS.items()}
+    elif what == "envs":
+        from phalanx.envs.registry import ENVIRONMENTS
+
+        found = {name: _docstring(place) for name, place in ENVIRONMENTS.items()}
+    else:
+        from phalanx.configs.load import shipped_runs, shipped_searches
+
+        files = shipped_runs() if what == "runs" else shipped_searches()
+        found = {name: _first_comment(path) for name, path in files.items()}
+    width = max(map(len, found), default=0)
+    for name, meaning in found.items():
+        print(f"{name:<{width}}  {meaning}".rstrip())
+    return 0
+
+
+def show_config(run: str | None, overrides: Sequence[str], docs: bool) -> int:
+    from phalanx.cluster.run_folder import CATALOGUE
+    from phalanx.configs.docs import settings_docs
+    from phalanx.configs.load import dump_run, load_run
+
+    if docs:
+        print(settings_docs(CATALOGUE), end="")
+    elif run is None:
+        raise UserError("show-config needs a run: a YAML file or one of `phalanx list runs`, or --docs instead")
+    else:
+        print(dump_run(load_run(run, overrides, catalogue=CATALOGUE)), end="")
+    return 0
+
+
+def check_env(spec: str, overrides: Sequence[str]) -> int:
+    """1 where the environment breaks a rule."""
+    from phalanx.cluster.policy import load_policy
+    from phalanx.envs.check import check_env, format_report
+    from phalanx.envs.registry import make_env
+
+    settings = _run_of_environment(spec, overrides).env
+    problems = check_env(lambda count: make_env(settings, count, load_policy))
+    print(format_report(spec, problems))
+    return 1 if problems else 0
+
+
+def _run_of_environment(spec: str, overrides: Sequence[str]) -> RunSettings:
+    """Settings for `check-env SPEC`: an environment's name stands for a run of any algorithm with it."""
+    from phalanx.cluster.run_folder import CATALOGUE
+    from phalanx.configs.documents import Document
+    from phalanx.configs.load import load_run, resolve, shipped_runs
+    from phalanx.configs.overrides import parse_override
+    from phalanx.envs.registry import ENVIRONMENTS
+
+    if spec in ENVIRONMENTS:
+        document = Document({"env": {"name": spec}, "algorithm": {"name": "iql"}}, "the command line")
+        return resolve(document, [parse_override(one) for one in overrides], CATALOGUE)
+    names = (*ENVIRONMENTS, *shipped_runs())
+    if Path(spec).suffix or Path(spec).exists() or spec in names:
+        return load_run(spec, overrides, catalogue=CATALOGUE)
+    raise UserError(
+        f"{spec!r} is neither an environment ({', '.join(ENVIRONMENTS)}) nor a shipped run"
+        f" ({', '.join(shipped_runs())}) nor a YAML file{_did_you_mean(spec, names)}"
+    )
+
+
+def _did_you_mean(wrong: str, names: Sequence[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(wrong, names, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _film(team: TrainedTeam, episodes: int, gif: Path) -> None:
+    from phalanx.cluster.policy import load_policy
+    from phalanx.cluster.render import play_frames, write_gif
+    from phalanx.envs.registry import make_env
+
+    env = make_env(team.run.env, 1, load_policy)
+    try:
+        write_gif(gif, play_frames(env, team, episodes, team.run.seed))
+    finally:
+        env.close()
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Everything that this process and its libraries, also those in C, write to stdout goes to stderr."""
+    sys.stdout.flush()
+    try:
+        ours = os.dup(1)
+    except OSError:  # stdout is closed
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    try:
+        os.dup2(2, 1)
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(ours, 1)
+        os.close(ours)
+
+
+def _docstring(place: str) -> str:
+    """First line of the docstring of the module in `module:Class`; read, because importing it may load a simulator."""
+    found = importlib.util.find_spec(place.partition(":")[0])
+    if found is None or found.origin is None:
+        return ""
+    text = ast.get_docstring(ast.parse(Path(found.origin).read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0]
+
+
+def _first_comment(path: Path) -> str:
+    """The comment at the top of a YAML file, as far as it fits into a line."""
+    comment = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    return textwrap.shorten(" ".join(line.lstrip("# ") for line in comment), 100, placeholder=" …")
