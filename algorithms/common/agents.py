@@ -52,10 +52,11 @@ class RecurrentAgents(nn.Module):
         chosen `members` only."""
         steps, rows, _ = inputs.shape
         x = torch.relu(self.fc1(inputs.reshape(steps * rows, -1), members))
-        gates = self.input_gates(x, members)
         hidden = gru_sequence(
-            gates.view(-1, steps, rows, 3 * self.hidden),
+            x.view(-1, steps, rows, self.hidden),
+            selected(self.input_gates.weight, members),
             selected(self.recurrent_gates.weight, members),
+            selected(self.input_gates.bias, members),
             selected(self.recurrent_gates.bias, members),
         )
         values = self.fc2(hidden.reshape(-1, steps * rows, self.hidden), members)

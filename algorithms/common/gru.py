@@ -1,101 +1,124 @@
 """GRUs over whole sequences, K of them side by side, with a backward pass of their own.
 
 PyMARL steps a GRU cell in Python; `torch.nn.GRU` on a CPU records every small operation of every step for autograd.
-Here a step forward is eight operations and a step backward three: everything that does not depend on the step before
-(input products, gate derivatives, weight gradients) is computed for all steps at once.
+Here what does not depend on the step before (input products, gate derivatives, weight gradients) is computed for all
+steps at once, steps work in place on buffers that are read once, and a step backward is three operations.
+
+r, z = sigmoid(W x + b + U h + c), n = tanh(W_n x + b_n + r (U_n h + c_n)), h' = (1 - z) n + z h  (Cho et al. 2014, in
+torch's parametrisation, blocks in the order reset, update, new).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 
-def gru_sequence(gates: Tensor, weight_hh: Tensor, bias_hh: Tensor) -> Tensor:
-    """Hidden states h_1..h_T of K GRUs that start from zeros (Cho et al. 2014, in torch's parametrisation).
+def gru_sequence(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
+    """Hidden states h_1..h_T of K GRUs that start from zeros.
 
-    gates: [K, T, M, 3H], the input's part W_ih x + b_ih in blocks reset, update, new; weight_hh: [K, 3H, H];
-    bias_hh: [K, 3H]. Returns [K, T, M, H].  r, z = sigmoid(.), n = tanh(i_n + r (W_hn h + b_hn)),
-    h' = (1 - z) n + z h.
+    x: [K, T, M, I]; weight_ih: [K, 3H, I]; weight_hh: [K, 3H, H]; biases: [K, 3H]. Returns [K, T, M, H].
     """
     members, width, size = weight_hh.shape
-    if gates.dim() != 4 or gates.shape[0] != members or gates.shape[3] != width or width != 3 * size:
+    if x.dim() != 4 or width != 3 * size or weight_ih.shape != (members, width, x.shape[3]) or x.shape[0] != members:
         raise ValueError(
-            f"got gates {tuple(gates.shape)} and weight_hh {tuple(weight_hh.shape)}, not [K, T, M, 3H] and [K, 3H, H]"
+            f"got x {tuple(x.shape)}, weight_ih {tuple(weight_ih.shape)}, weight_hh {tuple(weight_hh.shape)}, not"
+            " [K, T, M, I], [K, 3H, I] and [K, 3H, H]"
         )
-    hidden: Tensor = _GRUSequence.apply(gates, weight_hh, bias_hh)
-    return hidden
+    return cast(Tensor, _GRUSequence.apply(x, weight_ih, weight_hh, bias_ih, bias_hh))  # type: ignore[no-untyped-call]
 
 
 def gru_step(gates: Tensor, hidden: Tensor, weight_hh: Tensor, bias_hh: Tensor) -> Tensor:
-    """One step, for acting. gates: [K, M, 3H]; hidden: [K, M, H]. Returns [K, M, H]."""
+    """One step, for acting. gates: [K, M, 3H], the input's part; hidden: [K, M, H]. Returns [K, M, H]."""
     size = hidden.shape[-1]
     recurrent = torch.baddbmm(bias_hh.unsqueeze(1), hidden, weight_hh.transpose(1, 2))
     reset_update = (gates[..., : 2 * size] + recurrent[..., : 2 * size]).sigmoid_()
-    new = _tanh_(torch.addcmul(gates[..., 2 * size :], reset_update[..., :size], recurrent[..., 2 * size :]))
+    new = torch.addcmul(gates[..., 2 * size :], reset_update[..., :size], recurrent[..., 2 * size :]).tanh_()
     return torch.lerp(new, hidden, reset_update[..., size:])
 
 
-def _tanh_(x: Tensor) -> Tensor:
-    # On a CPU torch's sigmoid is several times faster than its tanh; the two are the same function, rescaled.
-    return x.mul_(2).sigmoid_().mul_(2).sub_(1) if x.device.type == "cpu" else x.tanh_()
-
-
 class _GRUSequence(torch.autograd.Function):
+    """tanh is computed as 2 sigmoid(2 ·) - 1, several times faster on a CPU: what enters it carries the factor 2."""
+
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, weight_hh: Tensor, bias_hh: Tensor) -> Tensor:
-        members, steps, rows, width = gates.shape
-        size = width // 3
-        transposed = weight_hh.transpose(1, 2)
-        # A contiguous bias: broadcasting it anew in every step costs as much as the product.
-        bias = bias_hh.unsqueeze(1).expand(members, rows, width).contiguous()
-        reset_update = gates.new_empty(members, steps, rows, 2 * size)
-        new = gates.new_empty(members, steps, rows, size)
-        recurrent = gates.new_empty(members, steps, rows, width)
-        hidden = gates.new_empty(members, steps + 1, rows, size)
+    def forward(
+        ctx: Any, x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
+    ) -> Tensor:
+        members, steps, rows, inputs = x.shape
+        size = weight_hh.shape[2]
+        flat = x.reshape(members, steps * rows, inputs)
+        gate_bias, new_bias = (bias_ih + bias_hh)[:, : 2 * size], 2 * bias_ih[:, 2 * size :]
+        gates = _affine(flat, weight_ih[:, : 2 * size], gate_bias).view(members, steps, rows, 2 * size)
+        new = _affine(flat, 2 * weight_ih[:, 2 * size :], new_bias).view(members, steps, rows, size)
+        to_gates = weight_hh[:, : 2 * size].transpose(1, 2)
+        to_new = (2 * weight_hh[:, 2 * size :]).transpose(1, 2)
+        bias = (2 * bias_hh[:, 2 * size :]).unsqueeze(1).expand(members, rows, size).contiguous()
+        minus_one = torch.full_like(bias, -1.0)
+
+        saved = any(ctx.needs_input_grad)
+        recurrent = x.new_empty(members, steps if saved else 1, rows, size)
+        hidden = x.new_empty(members, steps + 1, rows, size)
         hidden[:, 0].zero_()
-        hs, rzs, ns, recs = hidden.unbind(1), reset_update.unbind(1), new.unbind(1), recurrent.unbind(1)
-        in_rz, in_n = gates[..., : 2 * size].unbind(1), gates[..., 2 * size :].unbind(1)
-        rec_rz, rec_n = recurrent[..., : 2 * size].unbind(1), recurrent[..., 2 * size :].unbind(1)
-        rs, zs = reset_update[..., :size].unbind(1), reset_update[..., size:].unbind(1)
+        hs, ns, gs = hidden.unbind(1), new.unbind(1), gates.unbind(1)
+        resets, updates = gates[..., :size].unbind(1), gates[..., size:].unbind(1)
+        recs = recurrent.unbind(1) if saved else recurrent.unbind(1) * steps
         for t in range(steps):
-            torch.baddbmm(bias, hs[t], transposed, out=recs[t])
-            torch.add(in_rz[t], rec_rz[t], out=rzs[t]).sigmoid_()
-            _tanh_(torch.addcmul(in_n[t], rs[t], rec_n[t], out=ns[t]))
-            torch.lerp(ns[t], hs[t], zs[t], out=hs[t + 1])
-        ctx.save_for_backward(weight_hh, reset_update, new, recurrent, hidden)
+            gs[t].baddbmm_(hs[t], to_gates).sigmoid_()
+            torch.baddbmm(bias, hs[t], to_new, out=recs[t])
+            ns[t].addcmul_(resets[t], recs[t]).sigmoid_()
+            torch.add(minus_one, ns[t], alpha=2, out=ns[t])
+            torch.lerp(ns[t], hs[t], updates[t], out=hs[t + 1])
+        if saved:
+            ctx.save_for_backward(x, weight_ih, weight_hh, gates, new, recurrent, hidden)
         return hidden[:, 1:]
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        weight_hh, reset_update, new, recurrent, hidden = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight_ih, weight_hh, gates, new, recurrent, hidden = ctx.saved_tensors
         members, steps, rows, size = new.shape
-        reset, update = reset_update[..., :size], reset_update[..., size:]
-        # dh'/d(pre-activations), for all steps at once; each is then only multiplied by dL/dh'.
-        d_new = (1 - update) * (1 - new * new)
-        factors = new.new_empty(members, steps, rows, 3, size)
-        through_reset = torch.mul(d_new, reset, out=factors[..., 2, :])
-        torch.mul(through_reset, (1 - reset) * recurrent[..., 2 * size :], out=factors[..., 0, :])
-        torch.mul(update * (1 - update), hidden[:, :-1] - new, out=factors[..., 1, :])
-
-        d_recurrent = factors.view(members, steps, rows, 3 * size)
-        d_hidden = new.new_empty(members, steps, rows, size)
-        dhs, updates, outs = d_hidden.unbind(1), update.unbind(1), grads[0].unbind(1)
-        per_gate, flat = factors.unbind(1), d_recurrent.unbind(1)
-        dhs[-1].copy_(outs[-1])
-        for t in range(steps - 1, -1, -1):
-            per_gate[t].mul_(dhs[t].unsqueeze(-2))
-            if t > 0:
-                torch.addcmul(outs[t - 1], dhs[t], updates[t], out=dhs[t - 1])
-                dhs[t - 1].baddbmm_(flat[t], weight_hh)
-
-        long = d_recurrent.view(members, steps * rows, 3 * size)
-        before = hidden[:, :-1].reshape(members, steps * rows, size)
-        d_weight = torch.bmm(long.transpose(1, 2), before)
-        d_bias = long.sum(1)
-        # The input's gates differ from the recurrent ones in the new gate alone, which is not scaled by the reset.
-        d_gates = d_recurrent
+        d_gates, d_hidden, d_new = _backward_through_time(grads[0], weight_hh, gates, new, recurrent, hidden)
+        flat = d_gates.view(members, steps * rows, 3 * size)
+        d_weight_hh = torch.bmm(flat.transpose(1, 2), hidden[:, :-1].reshape(members, steps * rows, size))
+        d_bias_hh = flat.sum(1)
+        # The input's part differs from the recurrent one in the new gate alone, which the reset does not scale.
         torch.mul(d_hidden, d_new, out=d_gates[..., 2 * size :])
-        return d_gates, d_weight, d_bias
+        d_weight_ih = torch.bmm(flat.transpose(1, 2), x.reshape(members, steps * rows, -1))
+        d_bias_ih = torch.cat([d_bias_hh[:, : 2 * size], flat[..., 2 * size :].sum(1)], dim=1)
+        d_x = torch.bmm(flat, weight_ih).view_as(x) if ctx.needs_input_grad[0] else None
+        return d_x, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x: [K, R, I], weight: [K, O, I], bias: [K, O]. Returns [K, R, O]."""
+    if x.shape[0] == 1:
+        return torch.addmm(bias[0], x[0], weight[0].t()).unsqueeze(0)
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+
+
+def _backward_through_time(
+    grad: Tensor, weight_hh: Tensor, gates: Tensor, new: Tensor, recurrent: Tensor, hidden: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dL/d of the recurrent pre-activations [K, T, M, 3H], dL/dh [K, T, M, H] and dh'/d(new gate's) [K, T, M, H]."""
+    members, steps, rows, size = new.shape
+    reset, update = gates[..., :size], gates[..., size:]
+    sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
+    # dh'/d(pre-activations), for all steps at once; each is then only multiplied by dL/dh'.
+    d_new = tanh_backward(1 - update, new)
+    factors = new.new_empty(members, steps, rows, 3, size)
+    factors[..., 0, :] = sigmoid_backward((d_new * recurrent).mul_(0.5), reset)
+    factors[..., 1, :] = sigmoid_backward(hidden[:, :-1] - new, update)
+    torch.mul(d_new, reset, out=factors[..., 2, :])
+
+    d_gates = factors.view(members, steps, rows, 3 * size)
+    d_hidden = torch.empty_like(new)
+    dhs, updates, outs = d_hidden.unbind(1), update.unbind(1), grad.unbind(1)
+    per_gate, flat = factors.unbind(1), d_gates.unbind(1)
+    dhs[-1].copy_(outs[-1])
+    for t in range(steps - 1, -1, -1):
+        per_gate[t].mul_(dhs[t].unsqueeze(-2))
+        if t > 0:
+            torch.addcmul(outs[t - 1], dhs[t], updates[t], out=dhs[t - 1])
+            dhs[t - 1].baddbmm_(flat[t], weight_hh)
+    return d_gates, d_hidden, d_new
