@@ -224,8 +224,8 @@ class PettingZooTeam(TeamEnv):
             orders.update(replies(e, live))
             observations, rewards, ends, cuts, infos = env.step(orders)
             self._elapsed[e] += 1
-            pay[e] = [rewards.get(a.name, 0.0) if a.name in live else 0.0 for a in self._team.agents]
-            reward[e] = self._team_reward(pay[e], live)
+            paid = [float(rewards.get(a.name, 0.0)) if a.name in live else 0.0 for a in self._team.agents]
+            pay[e], reward[e] = paid, self._team_reward(paid, live)
             left = self._left(env, ends, cuts)
             if left.isdisjoint(self._team_names):
                 # Whoever vanished earlier decides nothing: those who were there until now do.
@@ -283,10 +283,10 @@ class PettingZooTeam(TeamEnv):
             return frozenset(name for name in present if not (ends.get(name) or cuts.get(name)))
         return present
 
-    def _team_reward(self, pay: Floats, live: frozenset[str]) -> Any:
+    def _team_reward(self, paid: list[float], live: frozenset[str]) -> float:
         if self._settings.reward == "first":
-            return next((pay[i] for i, agent in enumerate(self._team.agents) if agent.name in live), 0.0)
-        return pay.sum() if self._settings.reward == "sum" else pay.mean()
+            return next((pay for pay, agent in zip(paid, self._team.agents, strict=True) if agent.name in live), 0.0)
+        return sum(paid) if self._settings.reward == "sum" else sum(paid) / len(paid)
 
     def _native(self, actions: npt.NDArray[Any]) -> list[list[Any]]:
         """Actions as the environments want them, [E][N]."""
