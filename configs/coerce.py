@@ -89,6 +89,8 @@ def _fits(annotation: Any, value: Any) -> bool:
         if container is tuple and arguments and arguments[-1] is not Ellipsis:
             return len(arguments) == len(value) and all(map(_fits, arguments, value))
         return not arguments or all(_fits(arguments[0], item) for item in value)
+    if container in (dict, Mapping) and len(arguments) == 2 and isinstance(value, Mapping):
+        return all(_fits(arguments[0], key) and _fits(arguments[1], item) for key, item in value.items())
     if isinstance(container, type) and issubclass(container, BaseModel):
         return isinstance(value, container | Mapping)
     return isinstance(container, type) and isinstance(value, container)

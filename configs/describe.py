@@ -74,16 +74,21 @@ class KeyTree:
         """The key that `wrong` was probably meant to be: a neighbour spelt alike, the same name in another section,
         or the dotted name most like it."""
         parent = self.model(wrong[:-1])
-        if parent is not None:
-            alike = difflib.get_close_matches(wrong[-1], parent.model_fields, n=1)
+        neighbours = {name: (*wrong[:-1], name) for name in ({} if parent is None else parent.model_fields)}
+        keys = sorted({key[:end] for key, _ in self.leaves() for end in range(1, len(key) + 1)})
+        by_name = {".".join(key): key for key in keys}
+        elsewhere = {name: key for name, key in by_name.items() if key[-1] == wrong[-1]}
+        dotted = ".".join(wrong)
+        for word, among, cutoff in (
+            (wrong[-1], neighbours, 0.8),
+            (dotted, elsewhere, 0.0),
+            (wrong[-1], neighbours, 0.6),
+            (dotted, by_name, 0.6),
+        ):
+            alike = difflib.get_close_matches(word, among, n=1, cutoff=cutoff)
             if alike:
-                return (*wrong[:-1], alike[0])
-        keys = [*{key[:end] for key, _ in self.leaves() for end in range(1, len(key) + 1)}]
-        keys.sort()
-        same_name = [key for key in keys if key[-1] == wrong[-1]]
-        among = {".".join(key): key for key in same_name or keys}
-        alike = difflib.get_close_matches(".".join(wrong), among, n=1, cutoff=0.0 if same_name else 0.6)
-        return among[alike[0]] if alike else None
+                return among[alike[0]]
+        return None
 
 
 def allowed(declared: FieldInfo) -> str:

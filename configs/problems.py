@@ -100,6 +100,9 @@ def _sentence(problem: _Problem, tree: KeyTree, origins: Origins) -> str:
     key, model, declared = ".".join(path), tree.model(path), tree.field(path)
     if declared is None or kind == "invalid_key":
         return f"{key} ({origins.origin(path)}): got {value_words(problem.details['input'])}: {problem.details['msg']}"
+    if problem.inside[-1:] == ("[key]",):
+        name = value_words(problem.details["input"])
+        return f"{key} ({origins.origin(path)}): got the name {name}, allowed: names that are text; write '{name}'"
     what, place = allowed_inside(declared, problem.inside)
     if model is not None:
         what = f"a section with the keys {', '.join(model.model_fields)}"
