@@ -18,7 +18,8 @@ import numpy.typing as npt
 from phalanx.configs.errors import UserError
 
 LOG = logging.getLogger(__name__)
-PROBED_STEPS = 5
+PROBED_STEPS = 30
+FIRST_STEPS = 100
 
 
 def import_factory(module: str) -> Callable[..., Any]:
@@ -178,12 +179,12 @@ def reset(env: Any, seed: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def read_state(env: Any) -> npt.NDArray[np.float32] | None:
-    """`env.state()` as a new vector, or None where the environment has none."""
+    """`env.state()` as a new vector, or None where the environment has none that works."""
     try:
         state = env.state()
-    except (NotImplementedError, AttributeError):
+        return None if state is None else np.array(state, np.float32).reshape(-1)
+    except Exception:  # NotImplementedError by the book; some wrappers fail in other ways
         return None
-    return None if state is None else np.array(state, np.float32).reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -196,18 +197,22 @@ class Facts:
 
 
 def try_out(env: Any, agents: Sequence[Agent], module: str) -> Facts:
-    """Plays the same few steps twice and compares. An environment that fails in them is a UserError."""
+    """Plays the beginning of an episode twice and compares. An environment that fails in it is a UserError.
+
+    The first time it is played further, because some environments carry things over from one episode to the next.
+    """
     seedable = can_be_seeded(env)
+    seed = 12345 if seedable else None
     try:
-        first, second = (_play(env, agents, module, 12345 if seedable else None) for _ in range(2))
+        first, second = (_play(env, agents, module, seed, steps) for steps in (FIRST_STEPS, PROBED_STEPS))
     except UserError:
         raise
     except Exception as error:
         raise UserError(
             f"env.module={module}: the environment failed in its first steps: {type(error).__name__}: {error}"
         ) from error
-    same = len(first) == len(second) and all(
-        np.array_equal(a, b, equal_nan=True) and _same(s, t) for (a, s), (b, t) in zip(first, second, strict=True)
+    same = len(second) == min(len(first), PROBED_STEPS) and all(
+        np.array_equal(a, b, equal_nan=True) and _same(s, t) for (a, s), (b, t) in zip(first, second, strict=False)
     )
     states = [state for _, state in first + second]
     known = [state for state in states if state is not None]
@@ -223,13 +228,13 @@ def _same(a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None) -> bool:
     return a is b or (a is not None and b is not None and np.array_equal(a, b, equal_nan=True))
 
 
-def _play(env: Any, agents: Sequence[Agent], module: str, seed: int | None) -> list[tuple[Any, Any]]:
+def _play(env: Any, agents: Sequence[Agent], module: str, seed: int | None, steps: int) -> list[tuple[Any, Any]]:
     """(all observations, state) of the first steps of an episode with fixed random actions."""
     rng, record = np.random.default_rng(0), []
     observations, infos = reset(env, seed)
     for agent in agents:
         agent.action_space.seed(0)
-    for _ in range(PROBED_STEPS):
+    for _ in range(steps):
         seen = []
         for agent in agents:
             if agent.name not in observations:

@@ -137,6 +137,7 @@ def test_groups_are_names_with_the_same_sizes() -> None:
         ("Toy", "all_obs", 9, "all_obs"),
         ("Toy", "team_obs", 6, "team_obs"),
         ("NoState", "auto", 9, "all_obs"),
+        ("BrokenState", "auto", 9, "all_obs"),
         ("StateIsObservations", "auto", 9, "all_obs"),  # the same numbers, for less
         ("StateIsObservations", "env", 9, "env"),
     ],
@@ -347,7 +348,7 @@ def test_trained_opponents_see_their_own_side_and_are_reset_with_their_episode()
 # ---- what cannot be seeded, and pictures
 
 
-@pytest.mark.parametrize("kind", ["Unseeded", "SeedlessReset", "RandomLater"])
+@pytest.mark.parametrize("kind", ["Unseeded", "SeedlessReset", "RandomLater", "CarriesOver"])
 def test_what_cannot_be_seeded_says_so(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         env = toy(kind)

@@ -252,6 +252,26 @@ class RandomLater(Toy):
         return super().step(actions)
 
 
+class CarriesOver(Toy):
+    """Whoever ends an episode changes the next one."""
+
+    def step(self, actions: Everyone) -> Any:
+        parts = super().step(actions)
+        self.carried = len(self.agents) == 0
+        return parts
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[Everyone, Everyone]:
+        carried = getattr(self, "carried", False)
+        answer = super().reset(seed)
+        self.secret += carried
+        return ({a: self.see(a) for a in self.agents}, answer[1])
+
+
+class BrokenState(Toy):
+    def state(self) -> Any:
+        raise TypeError("'dict' object is not callable")
+
+
 class Boundless(Toy):
     def observation_space(self, agent: str) -> Any:
         return Sequence(Discrete(2))
