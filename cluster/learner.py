@@ -128,8 +128,8 @@ class Learner:
     def state(self) -> dict[str, Any]:
         """Networks with targets, optimiser, counters, random state: for torch.save and weights_only=True."""
         return {
-            "algorithm": self.algorithm.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
+            "algorithm": _in_main_memory(dict(self.algorithm.state_dict())),
+            "optimiser": _in_main_memory(self._optimiser.state_dict()),
             "updates": self.updates,
             "random": json.dumps(self._rng.bit_generator.state),  # integers of 128 bits
         }
@@ -169,6 +169,17 @@ class Learner:
                 f"update {update} failed: {', '.join(bad)}; resume from the last checkpoint with a lower"
                 f" algorithm.lr (now {self.run.algorithm.lr}) or algorithm.grad_norm_clip"
             )
+
+
+def _in_main_memory(state: Any) -> Any:
+    """`state` with its tensors on the CPU: whoever writes the checkpoint may have no GPU."""
+    if isinstance(state, Tensor):
+        return state.cpu()
+    if isinstance(state, dict):
+        return {key: _in_main_memory(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_in_main_memory(value) for value in state]
+    return state
 
 
 def discounted_returns(batch: EpisodeBatch, gamma: float) -> np.ndarray[Any, np.dtype[np.float64]]:
