@@ -96,7 +96,10 @@ class Merged:
         """Lays a document (of the whole, or of one section) over what is there."""
         for key, value in document.data.items():
             for path, leaf in self._flattened((*section, str(key)), value):
-                self._put(path, leaf, document.origin(path[len(section) :]))
+                inside = path[len(section) :]
+                self._put(path, leaf, document.origin(inside))
+                for name in leaf if isinstance(leaf, Mapping) else ():
+                    self._origins[(*path, str(name))] = document.origin((*inside, str(name)))
 
     def apply(self, overrides: Sequence[Override]) -> list[str]:
         """Lays overrides over what is there, in whatever order they came; gives the sentences on those that have no
@@ -140,4 +143,6 @@ class Merged:
         empty_section = value == {} and self.tree.model(path) is not None
         if not (empty_section and isinstance(section.get(path[-1]), Mapping)):
             section[path[-1]] = value
+            for below in [key for key in self._origins if key[: len(path)] == path]:
+                del self._origins[below]
         self._origins[path] = origin

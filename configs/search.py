@@ -68,9 +68,11 @@ def load_search(source: str | Path, overrides: Sequence[str] = (), *, catalogue:
     return search
 
 
-def base_run(search: SearchSettings, *, catalogue: Catalogue) -> RunSettings:
-    """The run that the search varies, with the search's overrides."""
-    overrides = [Override(tuple(key.split(".")), value, "the search") for key, value in search.overrides.items()]
+def base_run(
+    search: SearchSettings, *, catalogue: Catalogue, origin: Callable[[str], str] = lambda key: "the search"
+) -> RunSettings:
+    """The run that the search varies, with the search's overrides; `origin` says in errors where one was given."""
+    overrides = _overrides(search.overrides, origin)
     return resolve(read_run_document(search.run), overrides, catalogue)
 
 
@@ -110,8 +112,10 @@ def resolve_trial(base: RunSettings, point: Mapping[str, Any]) -> dict[str, Any]
             )
         ensemble = getattr(base.algorithm, "ensemble", None)
         count = point.get(f"{_ENSEMBLE}.{members}", getattr(ensemble, members, 1))
-        if isinstance(count, int):  # anything else is refused as the value that it is
+        if isinstance(count, int):
             resolved[key] = max(1, math.floor(fraction * count + 0.5))
+        else:  # refused as what it is; a fraction of it would be a second complaint
+            del resolved[key]
     return resolved
 
 
@@ -123,9 +127,11 @@ def trial_run(
     origin: Callable[[str], str] = lambda key: "the search",
 ) -> RunSettings:
     """The run of one trial; `origin` says in errors where a key of the point was given."""
-    resolved = resolve_trial(base, point)
-    overrides = [Override(tuple(key.split(".")), value, origin(key)) for key, value in resolved.items()]
-    return override_run(base, overrides, catalogue=catalogue)
+    return override_run(base, _overrides(resolve_trial(base, point), origin), catalogue=catalogue)
+
+
+def _overrides(values: Mapping[str, Any], origin: Callable[[str], str]) -> list[Override]:
+    return [Override(tuple(key.split(".")), value, origin(key)) for key, value in values.items()]
 
 
 def _sorted_out(overrides: Sequence[Override]) -> tuple[list[Override], list[Override]]:
@@ -164,7 +170,7 @@ def _check_trials(search: SearchSettings, merged: Merged, catalogue: Catalogue) 
             f"parameters ({merged.origin(('parameters',))}): got {count:,} combinations, allowed: at most"
             f" {_MOST_TRIALS:,}; give shorter lists"
         )
-    base = base_run(search, catalogue=catalogue)
+    base = base_run(search, catalogue=catalogue, origin=lambda key: merged.origin(("overrides", key)))
     grace, longest = asha_env_steps(search, base)
     if grace > longest:
         limit = "asha.max_env_steps" if search.asha.max_env_steps else "total_env_steps"

@@ -94,7 +94,7 @@ def test_a_section_can_come_from_the_command_line_alone(tmp_path: Path) -> None:
 
 
 def test_the_order_of_overrides_does_not_matter(run_file: Path) -> None:
-    overrides = ["env.module=m", "env.name=adapter", "env.kwargs.b=2", "env.kwargs={a: 1}", "algorithm.lr=1", "env={}"]
+    overrides = ["env.module=m", "env.name=adapter", "env.kwargs.b=2", "env.kwargs={a: 1}", "env={}"]
     runs = [load(run_file, *order) for order in itertools.permutations(overrides)]
     assert all(run == runs[0] for run in runs)
     assert runs[0].env.model_dump()["kwargs"] == {"a": 1, "b": 2}
