@@ -123,6 +123,10 @@ class Algorithm(nn.Module, ABC):
         """The scalar to minimise and detached scalars for metrics, names without an area (`loss_td`, …). `rng` is the
         learner's: everything random in an update (ensemble subsets, …) is drawn from it."""
 
+    def diagnostics(self, batch: TensorBatch) -> Metrics:
+        """Further figures about one batch, made once per report; names without an area."""
+        return {}
+
     @abstractmethod
     def after_update(self, updates: int) -> None:
         """Called after optimiser step number `updates` (from 1): target networks."""

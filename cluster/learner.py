@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,8 +18,6 @@ from phalanx.configs.errors import RunFailed, UserError
 from phalanx.configs.settings import AlgorithmSettings, Device, RunSettings
 from phalanx.envs.seeding import Purpose, generator
 from phalanx.envs.team import TeamSpec
-
-_Q_START = "q_start_mean"  # a metric of algorithms that know Q_tot; becomes train/overestimation
 
 
 class NonFinite(RunFailed):
@@ -67,6 +64,7 @@ class Learner:
         self._parameters = self.algorithm.trained_parameters()
         self._optimiser = make_optimiser(run.algorithm, self._parameters)
         self._rng = generator(run.seed, Purpose.LEARNER)
+        self._last_batch: TensorBatch | None = None  # for the report's diagnostics
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._seconds = 0.0
@@ -89,7 +87,8 @@ class Learner:
         return self.updates
 
     def _update_once(self, batch: EpisodeBatch) -> Metrics:
-        loss, metrics = self.algorithm.loss(TensorBatch.of(batch, self.device), self._rng)
+        self._last_batch = TensorBatch.of(batch, self.device)
+        loss, metrics = self.algorithm.loss(self._last_batch, self._rng)
         metrics = dict(metrics)
         on_cpu = self.device.type == "cpu"
         if on_cpu and not math.isfinite(loss.item()):
@@ -104,9 +103,6 @@ class Learner:
         self._optimiser.step()
         self.updates += 1
         self.algorithm.after_update(self.updates)
-        if _Q_START in metrics:
-            followed = discounted_returns(batch, self.run.algorithm.gamma).mean()
-            metrics["overestimation"] = metrics.pop(_Q_START) - float(followed)
         return metrics
 
     def weights(self) -> tuple[Weights, int]:
@@ -114,10 +110,12 @@ class Learner:
         return self.algorithm.policy_weights(), self.updates
 
     def metrics(self) -> dict[str, float]:
-        """Means over the updates since the last call: `train/…` and `learner/update_ms`. Empty where none was made."""
+        """Means over the updates since the last call, the algorithm's diagnostics of the last batch, and
+        `learner/update_ms`. Empty where no update was made."""
         updates = self.updates - self._updates_reported
-        if updates == 0:
+        if updates == 0 or self._last_batch is None:
             return {}
+        self._add(self.algorithm.diagnostics(self._last_batch))
         names = list(self._sums)
         totals = torch.stack([self._sums[name] for name in names]).tolist()  # one read for all of them
         row = {f"train/{name}": total / self._counts[name] for name, total in zip(names, totals, strict=True)}
@@ -180,9 +178,3 @@ def _in_main_memory(state: Any) -> Any:
     if isinstance(state, list):
         return [_in_main_memory(value) for value in state]
     return state
-
-
-def discounted_returns(batch: EpisodeBatch, gamma: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """[B]: sum over the episode of gamma^t times the reward of step t."""
-    steps = batch.reward.shape[1]
-    return np.asarray((batch.reward * batch.filled[:, :-1]) @ (gamma ** np.arange(steps, dtype=np.float64)))

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from phalanx.algorithms.base import TensorBatch
 from phalanx.algorithms.common.batch import EpisodeBatch
-from phalanx.cluster.learner import Learner, NonFinite, choose_device, discounted_returns, learner_threads, use_threads
+from phalanx.cluster.learner import Learner, NonFinite, choose_device, learner_threads, use_threads
 from phalanx.configs.errors import UserError
 from phalanx.configs.settings import RunSettings
 from tests.cluster import fakes
@@ -142,32 +143,20 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     assert all(torch.equal(old, new) for old, new in zip(before, learner.algorithm.parameters(), strict=True))
 
 
-def test_overestimation_is_the_first_value_minus_what_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_tells_overestimation_and_sensitivity_of_the_last_batch() -> None:
     learner = Learner(run_of(), fakes.SPEC)
-    original = learner.algorithm.loss
-
-    def loss(*arguments: Any) -> Any:
-        value, metrics = original(*arguments)
-        return value, {**metrics, "q_start_mean": torch.tensor(5.0)}
-
-    monkeypatch.setattr(learner.algorithm, "loss", loss)
-    (batch,) = batches(1)
-    learner.update([batch])
-    row = learner.metrics()
-    gamma = learner.run.algorithm.gamma
-    expected = 5.0 - np.mean(
-        [sum(gamma**t * batch.reward[b, t] for t in range(length)) for b, length in enumerate(batch.lengths)]
-    )
-    assert row["train/overestimation"] == pytest.approx(expected, rel=1e-5)
-    assert "train/q_start_mean" not in row
-
-
-def test_discounted_returns_by_hand() -> None:
     (batch,) = batches(1)
     batch.reward[0] = [4, 100, 100, 100, 100, 100]  # one step long: the rest is padding
-    batch.reward[3] = [1, 2, 100, 100, 100, 100]  # two steps long
-    returns = discounted_returns(batch, 0.5)
-    assert returns[0] == pytest.approx(4) and returns[3] == pytest.approx(2)
+    learner.update([batch])
+    row = learner.metrics()
+    gamma, tensors = learner.run.algorithm.gamma, TensorBatch.of(batch, torch.device("cpu"))
+    terms = learner.algorithm.terms(tensors, np.random.default_rng(0))  # type: ignore[operator]
+    followed = [
+        sum(gamma**t * batch.reward[b, t] for t in range(length)) for b, length in enumerate(batch.lengths.tolist())
+    ]
+    assert row["train/overestimation"] == pytest.approx(float(terms.q_tot[0, 0].mean()) - np.mean(followed), rel=1e-5)
+    slope = torch.autograd.grad(terms.q_tot.sum(), terms.chosen)[0]  # [T, B, N]
+    assert row["train/dqtot_dqi_mean"] == pytest.approx(float(slope[terms.mask].mean()), rel=1e-4)
 
 
 def test_a_state_that_does_not_fit_is_refused() -> None:
@@ -185,7 +174,9 @@ def test_gradients_are_cut_to_the_norm() -> None:
     run = run.model_copy(update={"algorithm": run.algorithm.model_copy(update={"grad_norm_clip": 1e-3})})
     learner = Learner(run, fakes.SPEC)
     learner.update(batches(1))
-    norm = math.sqrt(sum(float((p.grad**2).sum()) for p in learner.algorithm.trained_parameters() if p.grad is not None))
+    norm = math.sqrt(
+        sum(float((p.grad**2).sum()) for p in learner.algorithm.trained_parameters() if p.grad is not None)
+    )
     assert norm == pytest.approx(1e-3, rel=1e-3) and learner.metrics()["train/grad_norm"] > 1e-3
 
 
