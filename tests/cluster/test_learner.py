@@ -154,7 +154,7 @@ def test_a_report_tells_overestimation_and_sensitivity_of_the_last_batch() -> No
     followed = [
         sum(gamma**t * batch.reward[b, t] for t in range(length)) for b, length in enumerate(batch.lengths.tolist())
     ]
-    assert row["train/overestimation"] == pytest.approx(float(terms.q_tot[0, 0].mean()) - np.mean(followed), rel=1e-5)
+    assert row["train/overestimation"] == pytest.approx(terms.q_tot[0, 0].mean().item() - np.mean(followed), rel=1e-5)
     slope = torch.autograd.grad(terms.q_tot.sum(), terms.chosen)[0]  # [T, B, N]
     assert row["train/dqtot_dqi_mean"] == pytest.approx(float(slope[terms.mask].mean()), rel=1e-4)
 
