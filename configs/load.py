@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,7 +100,7 @@ def _read(
     text, path = str(source), Path(source)
     if text in names:
         return read_document(names[text], shown=f"phalanx/configs/{kind}/{text}.yaml")
-    if isinstance(source, Path) or path.suffix or len(path.parts) > 1 or path.exists():
+    if isinstance(source, Path) or path.suffix or len(path.parts) > 1 or os.path.exists(text):
         return read_document(path)
     if text in others:
         raise UserError(f"{text} is not a {kind}: use it with `{command_for_others} {text}`")
