@@ -54,8 +54,7 @@ def load_search(source: str | Path, overrides: Sequence[str] = (), *, catalogue:
     try:
         search = SearchSettings.model_validate(merged.data)
     except ValidationError as error:
-        raise_problems([*problems, *sentences(error, merged.tree, merged, merged.data)])
-        raise AssertionError("unreachable") from None
+        problems += sentences(error, merged.tree, merged, merged.data)
     raise_problems(problems)
     for one in for_run:
         if one.key in search.parameters:
