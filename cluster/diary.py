@@ -13,7 +13,7 @@ from phalanx.cluster import metrics
 from phalanx.cluster.checkpoint import newest_intact, save_checkpoint
 from phalanx.cluster.chunk import ChunkStats
 from phalanx.cluster.evaluation import EvaluationResult
-from phalanx.cluster.metrics import Row, RolloutMeter
+from phalanx.cluster.metrics import RolloutMeter, Row
 from phalanx.cluster.progress import Progress, due, epsilon_at
 from phalanx.cluster.run_folder import RunFolder
 from phalanx.cluster.sinks import Sinks, open_sinks

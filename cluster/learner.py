@@ -94,7 +94,7 @@ class Learner:
         if on_cpu and not math.isfinite(loss.item()):
             self._require_finite(self.updates + 1, {**metrics, "loss": loss})
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.run.algorithm.grad_norm_clip, foreach=True)
         metrics["grad_norm"] = norm
         if on_cpu and not math.isfinite(norm.item()):

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import pickle
 from collections.abc import Callable, Mapping
@@ -42,7 +43,9 @@ class Snapshot:
         """Writes all parts; `save_replay(folder)` where the settings ask for the replay."""
         import torch
 
-        torch.save(self.learner, folder / LEARNER)
+        buffer = io.BytesIO()  # torch's own writing hides why it failed; a file's write says that the disk is full
+        torch.save(self.learner, buffer)
+        (folder / LEARNER).write_bytes(buffer.getbuffer())
         np.savez(folder / POLICY, **self.weights)  # type: ignore[arg-type]
         _write_json(folder / PROGRESS, self.progress.to_json())
         _write_json(folder / SPEC, {**dataclasses.asdict(self.spec), "versions": dict(self.spec.versions)})
@@ -72,12 +75,19 @@ def require_same_run(run: RunSettings, folder: Path, manifest: Mapping[str, Any]
 
 
 def read_progress(folder: Path) -> Progress:
+    """The run's counters."""
     return Progress.from_json(_read_json(folder / PROGRESS))
 
 
 def read_spec(folder: Path) -> TeamSpec:
-    data = _read_json(folder / SPEC)
-    return TeamSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+    """Of the environment that the run learns in: playing needs no simulator."""
+    data: dict[str, Any] = {}
+    for key, value in _read_json(folder / SPEC).items():
+        data[key] = tuple(value) if isinstance(value, list) else value
+    try:
+        return TeamSpec(**data)
+    except TypeError as error:
+        raise UserError(f"{folder / SPEC} was written by another version of phalanx: {error}") from error
 
 
 def read_learner(folder: Path) -> dict[str, Any]:

@@ -7,10 +7,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from phalanx.cluster.checkpoint import checkpoint_folders, inspect, newest_intact, save_checkpoint
+from phalanx.cluster.learner import Learner
+from phalanx.cluster.progress import Progress
+from phalanx.cluster.replay import Replay
+from phalanx.cluster.snapshot import Snapshot
 from phalanx.configs.errors import RunFailed, UserError
+from tests.cluster import fakes
 
 
 def write(folder: Path) -> None:
@@ -128,8 +134,7 @@ def test_a_format_of_the_future_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_run_that_goes_on_from_an_older_checkpoint_keeps_what_is_good(tmp_path: Path) -> None:
-    older, newer = save(tmp_path, 200, 300)
-    truncate(newer)
+    truncate(save(tmp_path, 200, 300)[1])
     save(tmp_path, 250, keep=1)  # resumed at 200
     assert names(tmp_path) == ["latest", "step_000000000250"]
     assert newest_intact(tmp_path).problems == []
@@ -191,3 +196,21 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     assert newest_intact(tmp_path).problems == []
     save(tmp_path, 300)
     assert names(tmp_path) == ["latest", "step_000000000100", "step_000000000300"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the device that is always full is Linux's")
+@pytest.mark.parametrize("part", ["learner.pt", "policy.npz", "obs.npy", "config.yaml"])
+def test_a_full_disk_is_called_so_whatever_part_meets_it(tmp_path: Path, part: str) -> None:
+    run = fakes.settings("vdn", replay={"capacity_episodes": 40})
+    learner, replay = Learner(run, fakes.SPEC), Replay(fakes.SPEC, run.replay, 0)
+    replay.insert(fakes.chunk_of(fakes.random_batch(np.random.default_rng(0), [6] * 32)))
+    snapshot = Snapshot(run, fakes.SPEC, Progress(), learner.state(), learner.weights()[0])
+
+    def fill(folder: Path) -> None:
+        (folder / "replay").mkdir()
+        (folder / ("replay/obs.npy" if part == "obs.npy" else part)).symlink_to("/dev/full")
+        snapshot.write(folder, replay.save)
+
+    with pytest.raises(UserError, match="the disk is full"):
+        save_checkpoint(tmp_path, 300, fill, snapshot.manifest())
+    assert names(tmp_path) == []
