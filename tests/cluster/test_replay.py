@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phalanx.algorithms.common.batch import EpisodeBatch
+from phalanx.algorithms.common.batch import EpisodeBatch, empty_batch
 from phalanx.cluster.replay import Replay, available_memory, bytes_per_episode
 from phalanx.configs.errors import RunFailed, UserError
 from phalanx.configs.settings import ReplaySettings
@@ -114,6 +114,18 @@ def test_a_chunk_that_was_here_before_is_dropped() -> None:
     assert memory.insert(chunk_of(batch, stream=1, sequence=3)) == 2
     assert memory.insert([chunk_of(batch, 0, 5), chunk_of(batch, 0, 5), chunk_of(batch, 1, 4)]) == 4
     assert memory.inserted == memory.size == 8
+
+
+def test_continuous_actions_are_kept_as_they_are() -> None:
+    spec = replace(SPEC, discrete=False, n_actions=0, action_dims=(2, 1))
+    batch = empty_batch(spec, 2, 4)
+    batch.actions[:] = np.random.default_rng(1).normal(size=batch.actions.shape)
+    batch.filled[:, :4] = True
+    memory = Replay(spec, ReplaySettings(capacity_episodes=3), 0)
+    memory.insert(chunk_of(batch))
+    (held,) = memory.sample(2)
+    assert held.actions.shape == (2, 4, 2, 2) and held.avail.shape == (2, 5, 2, 0)
+    assert {row.tobytes() for row in held.actions} == {row.tobytes() for row in batch.actions}
 
 
 def test_an_empty_chunk_inserts_nothing() -> None:
