@@ -180,11 +180,7 @@ def check_env(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line (default: the process's own); the exit status."""
-    log = logging.getLogger("phalanx")
-    log.handlers = [_Stderr()]
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    warnings.showwarning = _show_warning
+    _speak_on_stderr()
     command = typer.main.get_command(app)
     try:
         status = command.main(
@@ -206,6 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not hasattr(error, "format_message"):
             raise
         return _say(_usage(error), WRONG)
+    if status == STOPPED_AT_ONCE:  # what typer makes of Ctrl-C
+        return _say("stopped at once", STOPPED_AT_ONCE)
     return status if isinstance(status, int) else SUCCESS
 
 
@@ -220,6 +218,13 @@ def _usage(error: Any) -> str:
 def _say(sentence: str, status: int) -> int:
     print(f"phalanx: {sentence}", file=sys.stderr)
     return status
+
+
+def _speak_on_stderr() -> None:
+    log = logging.getLogger("phalanx")
+    log.handlers = [_Stderr()]
+    log.setLevel(logging.INFO)
+    warnings.showwarning = _show_warning
 
 
 class _Stderr(logging.Handler):

@@ -23,7 +23,7 @@ def closing_table(folder: Path, summary: Mapping[str, Any]) -> RenderableType:
     """Untrained, final and best evaluation side by side, then the run's counters. `summary` is summary.json's."""
     first = first_evaluation(folder)
     final, best = dict(summary.get("final") or {}), dict(summary.get("best") or {})
-    table = Table(title=str(folder), title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    table = Table(show_edge=False, pad_edge=False)
     table.add_column("greedy evaluation")
     untrained = first.get(metrics.ENV_STEPS, 0) == 0
     for name, row in (("untrained" if untrained else "first", first), ("final", final), ("best", best)):
@@ -32,7 +32,8 @@ def closing_table(folder: Path, summary: Mapping[str, Any]) -> RenderableType:
         table.add_column(heading, justify="right", style="bold" if name == "final" else "")
     for key in _shown([*final, *first]):
         table.add_row(label(key), *(number(row[key]) if key in row else "–" for row in (first, final, best)))
-    return Group(Text(), table, Text(), _facts(summary)) if first or final else Group(Text(), _facts(summary))
+    evaluations = (table, Text()) if first or final else ()
+    return Group(Text(), _heading(str(folder)), *evaluations, _facts(summary))
 
 
 def _facts(summary: Mapping[str, Any]) -> RenderableType:
@@ -54,7 +55,7 @@ def evaluation_table(run: RunSettings, result: EpisodeStatistics, folder: Path) 
     """One evaluation: means over its episodes."""
     row = metrics.evaluation_metrics(result)
     subject = f"{folder}: {run.algorithm.name} on {run.env.name}, {len(result.returns)} greedy episodes"
-    table = Table(title=subject, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    table = Table(show_edge=False, pad_edge=False)
     table.add_column("per episode")
     table.add_column("mean", justify="right", style="bold")
     spread = f"± {number(float(row[metrics.EVAL_RETURN_STD]))} (standard deviation over episodes)"
@@ -62,9 +63,8 @@ def evaluation_table(run: RunSettings, result: EpisodeStatistics, folder: Path) 
         notes = (spread,) if key == metrics.EVAL_RETURN else ()
         table.add_row(label(key), number(float(row[key])), *notes)
     joint = getattr(result, "greedy_joint_action", None)
-    if joint is None:
-        return table
-    return Group(table, Text(), Text(f"greedy joint action: {joint}"))
+    more = () if joint is None else (Text(), Text(f"greedy joint action: {joint}"))
+    return Group(_heading(subject), table, *more)
 
 
 def first_evaluation(folder: Path) -> Row:
@@ -74,6 +74,10 @@ def first_evaluation(folder: Path) -> Row:
         if metrics.EVAL_RETURN in part:
             return {k: v for k, v in part.items() if k.startswith("eval/") or k == metrics.ENV_STEPS}
     return {}
+
+
+def _heading(text: str) -> Text:
+    return Text(text, style="bold", no_wrap=True, overflow="ignore")
 
 
 def _shown(keys: Any) -> list[str]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from phalanx.cluster.checkpoint import checkpoint_folders
 from phalanx.cluster.closing import closing_table
-from phalanx.cluster.live import View, open_view, people
+from phalanx.cluster.live import open_view, people
 from phalanx.cluster.run_folder import CATALOGUE, RunFolder
 from phalanx.cluster.stopping import StopRequest
 from phalanx.configs.errors import UserError
@@ -18,64 +18,55 @@ from phalanx.configs.load import load_run
 from phalanx.configs.settings import RunSettings
 
 COMPLETED = "completed"
-RUNS = Path("runs")
 
 
 def train(source: str, overrides: Sequence[str], out: Path | None) -> int:
     """Trains the run; exit status 0, also where it was asked to stop and saved a checkpoint."""
     run = load_run(source, overrides, catalogue=CATALOGUE)
-    folder = out if out is not None else free_folder(Path(source).stem)
-    require_free(folder)
-    return _go(run, folder, resume=False)
+    existed = out is not None and out.exists()
+    folder = RunFolder.create(out, run, Path(source).stem)
+    try:
+        return _go(run, folder, resume=False)
+    except UserError:
+        _take_back(folder, keep_folder=existed)
+        raise
 
 
-def resume(folder: Path) -> int:
-    """Goes on with the run in `folder` from its newest intact checkpoint; a finished one is left alone."""
-    opened = RunFolder.open(folder)
-    run = opened.run_settings()
-    summary = opened.read_summary()
+def resume(path: Path) -> int:
+    """Goes on with the run in `path` from its newest intact checkpoint; a finished one is left alone."""
+    folder = RunFolder.open(path)
+    run = folder.run_settings()
+    summary = folder.read_summary()
     if summary is not None and summary.get("exit_reason") == COMPLETED:
-        print(f"{folder} is finished: {summary['env_steps']:,} of {run.total_env_steps:,} env steps are done")
+        print(f"{path} is finished: {summary['env_steps']:,} of {run.total_env_steps:,} env steps are done")
         return 0
     return _go(run, folder, resume=True)
 
 
-def free_folder(name: str) -> Path:
-    """The first of runs/<name>, runs/<name>-2, runs/<name>-3, … that is not there yet."""
-    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(RUNS / each for each in names if not os.path.lexists(RUNS / each))
-
-
-def require_free(folder: Path) -> None:
-    """Refuses an occupied folder before anything is started; an empty one will do."""
-    if folder.is_dir() and any(folder.iterdir()):
-        what = "holds a run already" if (folder / "config.yaml").exists() else "is not empty"
-        raise UserError(
-            f"{folder} {what}, and nothing is overwritten: choose another --out, or go on with `phalanx resume {folder}`"
-        )
-
-
-def _go(run: RunSettings, folder: Path, resume: bool) -> int:
+def _go(run: RunSettings, folder: RunFolder, resume: bool) -> int:
     from phalanx.cluster.service import train
 
-    print(f"run folder: {folder}", flush=True)
+    print(f"run folder: {folder.path}", flush=True)
     console = people()
-    stop = StopRequest(lambda name: _announce(name))
-    with stop:
-        view = open_view(run, str(folder), console)
-        summary = _watched(train, view, run, folder, resume, stop)
-    console.print(closing_table(folder, summary))
-    if summary["exit_reason"] != COMPLETED:
-        console.print(f"stopped; go on with: phalanx resume {folder}", soft_wrap=True, highlight=False, markup=False)
-    return 0
-
-
-def _watched(train: Any, view: View, run: RunSettings, folder: Path, resume: bool, stop: StopRequest) -> dict[str, Any]:
-    with view:
+    with StopRequest(_announce) as stop, open_view(run, str(folder.path), console) as view:
         summary: dict[str, Any] = train(run, folder, resume=resume, on_report=view.report, stop=stop.requested)
-    return summary
+    console.print(closing_table(folder.path, summary))
+    if summary["exit_reason"] != COMPLETED:
+        print(f"stopped; go on with: phalanx resume {folder.path}", flush=True)
+    return 0
 
 
 def _announce(name: str) -> None:
     what = "Ctrl-C" if name == "SIGINT" else name
     print(f"phalanx: {what}: saving a checkpoint, then stopping; a second Ctrl-C stops at once", file=sys.stderr)
+
+
+def _take_back(folder: RunFolder, keep_folder: bool) -> None:
+    """Empties the folder again where the request proved wrong before anything was trained, so that it can be used for
+    the corrected one. It was made, or found empty, by this process."""
+    begun = folder.metrics.exists() and folder.metrics.stat().st_size > 0
+    if begun or checkpoint_folders(folder.checkpoints):
+        return
+    shutil.rmtree(folder.path, ignore_errors=True)
+    if keep_folder:
+        folder.path.mkdir(parents=True, exist_ok=True)
