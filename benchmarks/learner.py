@@ -95,7 +95,7 @@ def time_shares(learner: Learner, batch: EpisodeBatch) -> dict[str, float]:
     kinds = {"products": ("mm", "bmm", "baddbmm", "addmm"), "recurrence": ("_GRUSequence",)}
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         learner.update([batch])
-    totals = {name: 0.0 for name in (*kinds, "elementwise and rest")}
+    totals = dict.fromkeys((*kinds, "elementwise and rest"), 0.0)
     for event in profile.key_averages():
         name = event.key.removeprefix("aten::").rstrip("_")
         kind = next((k for k, names in kinds.items() if name in names or event.key.startswith(names)), None)

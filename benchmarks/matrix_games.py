@@ -14,11 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-
 from phalanx.cluster.loop import SerialLoop
 from phalanx.cluster.run_folder import CATALOGUE
 from phalanx.configs.load import load_run
-
 
 RUNS = ("qmix_matrix", "ow_qmix_matrix", "cw_qmix_matrix")
 

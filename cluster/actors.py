@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from phalanx.cluster.calls import ActorLost
 from phalanx.cluster.chunk import Chunk, ChunkStats
+from phalanx.cluster.fleet import Fleet, Hello, Member, ReplayCount
 from phalanx.cluster.placement import SMALL_CPUS, Request, hosting, learner_request, worker_request
 from phalanx.configs.errors import RunFailed
 
@@ -37,24 +37,6 @@ if TYPE_CHECKING:
 
 class StateLost(Exception):
     """The process was restarted and holds nothing; `args[0]` names the actor."""
-
-
-@dataclass(frozen=True)
-class Hello:
-    """What an actor says of itself when it has started."""
-
-    pid: int
-    spec: TeamSpec | None = None  # of the environments, where the actor has some
-
-
-@dataclass(frozen=True)
-class ReplayCount:
-    """The replay's own counters after a call, and what the call did."""
-
-    episodes: int  # inserted or sampled by this call
-    inserted: int
-    sampled: int
-    size: int
 
 
 def thread_variables(threads: int) -> dict[str, str]:
@@ -237,21 +219,7 @@ class EvaluatorActor(_Shell):
         return self.evaluator.evaluate()
 
 
-class Member:
-    """One actor of the fleet. `generation` grows with every loss, so that late news of an old one can be told apart."""
-
-    def __init__(self, name: str, handle: Any, begin: Callable[[Any], Any]) -> None:
-        self.name = name
-        self.handle = handle
-        self.generation = 0
-        self._begin = begin
-
-    def start(self) -> Any:
-        """Has the plain object built; the reference of the `Hello`."""
-        return self._begin(self.handle)
-
-
-class Fleet:
+class RayFleet(Fleet):
     """The actors of one run and everything that is asked of Ray about them.
 
     Owned by the coordinator, which owns every object reference too.

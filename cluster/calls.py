@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from phalanx.configs.errors import RunFailed
 
 if TYPE_CHECKING:
-    from phalanx.cluster.actors import Fleet, Member
+    from phalanx.cluster.fleet import Fleet, Member
 
 CALL_LIMIT_S = 600.0  # no call takes longer unless it hangs
 RETURN_LIMIT_S = 180.0  # within which a lost actor must be back
@@ -60,6 +60,11 @@ class Calls:
         functions will be called, unless an error of the plain objects ends the run."""
         generations = tuple((each, each.generation) for each in (member, *needs))
         self._calls[ref] = _Call(member, generations, monotonic() + CALL_LIMIT_S, on_answer, on_lost)
+
+    def forget(self) -> None:
+        """Waits for nothing any more: whatever is under way comes to nothing."""
+        self._calls.clear()
+        self._timers.clear()
 
     def later(self, seconds: float, act: Callable[[], None]) -> None:
         self._timers.append((monotonic() + seconds, act))

@@ -13,8 +13,8 @@ from phalanx.cluster.learning import Learning
 from phalanx.cluster.limiter import SamplesPerInsert
 
 if TYPE_CHECKING:
-    from phalanx.cluster.actors import Fleet, Member, ReplayCount
     from phalanx.cluster.diary import Diary
+    from phalanx.cluster.fleet import Fleet, Member, ReplayCount
     from phalanx.configs.settings import RunSettings
 
 

@@ -14,7 +14,7 @@ from phalanx.cluster.replay import bytes_per_episode
 from phalanx.configs.errors import RunFailed
 
 if TYPE_CHECKING:
-    from phalanx.cluster.actors import Fleet, ReplayCount
+    from phalanx.cluster.fleet import Fleet, ReplayCount
     from phalanx.configs.settings import RunSettings
     from phalanx.envs.team import TeamSpec
 

@@ -23,9 +23,9 @@ from phalanx.cluster.metrics import Row
 from phalanx.cluster.snapshot import read_learner, replay_folder
 
 if TYPE_CHECKING:
-    from phalanx.cluster.actors import Fleet, Member, ReplayCount
     from phalanx.cluster.diary import Diary
     from phalanx.cluster.evaluation import EvaluationResult
+    from phalanx.cluster.fleet import Fleet, Member, ReplayCount
     from phalanx.configs.settings import RunSettings
     from phalanx.envs.team import TeamSpec
 
@@ -55,6 +55,7 @@ class Pipeline:
         self._checkpoint: Path | None = None  # the newest
         self._evaluation: _Evaluation | None = None
         self._evaluator_up = True
+        self._halted = False
 
     def begin(self, checkpoint: Path | None) -> None:
         """Loads the checkpoint, if any, into the started fleet and sets everything going."""
@@ -110,6 +111,12 @@ class Pipeline:
         )
         return self._checkpoint
 
+    def rescue(self) -> Path:
+        """A checkpoint after a failure, while nothing goes on."""
+        self._halted = True
+        self._calls.forget()
+        return self.save()
+
     def _save_replay(self, folder: Path) -> None:
         replay = self._fleet.replay
         self._persistently(replay, lambda: self._learning.replay_up, lambda: (replay.handle.save.remote(folder),))
@@ -138,6 +145,8 @@ class Pipeline:
 
     def _advance(self) -> None:
         """Does whatever can be done now."""
+        if self._halted:
+            return
         self._collecting.advance()
         self._learning.advance()
         self._evaluate_if_due()

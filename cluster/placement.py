@@ -19,10 +19,12 @@ def hosting(run: RunSettings) -> list[list[int]]:
 
 
 def worker_request(run: RunSettings) -> Request:
+    """Of each worker."""
     return {"CPU": run.cluster.worker_cpus}
 
 
 def learner_request(run: RunSettings) -> Request:
+    """Of the learner."""
     return {"CPU": run.cluster.learner_cpus, "GPU": run.cluster.learner_gpus}
 
 

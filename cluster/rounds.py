@@ -22,9 +22,9 @@ from phalanx.cluster.progress import due
 from phalanx.cluster.snapshot import read_learner, replay_folder
 
 if TYPE_CHECKING:
-    from phalanx.cluster.actors import Fleet, Member, ReplayCount
     from phalanx.cluster.diary import Diary
     from phalanx.cluster.evaluation import EvaluationResult
+    from phalanx.cluster.fleet import Fleet, Member, ReplayCount
     from phalanx.configs.settings import RunSettings
     from phalanx.envs.team import TeamSpec
 
@@ -97,6 +97,12 @@ class Rounds:
             self._fleet.value(self._weights),
             lambda folder: self._ask(replay, replay.handle.save.remote(folder)),
         )
+
+    def rescue(self) -> Path:
+        """A checkpoint after a failure in the middle of a round; what is left of the round is lost."""
+        self._calls.forget()
+        self._evaluation = None
+        return self.save()
 
     def _round(self) -> None:
         self._play()

@@ -15,9 +15,10 @@ import ray
 from ray import tune
 from ray.exceptions import RaySystemError
 
-from phalanx.cluster.actors import Fleet, Member
+from phalanx.cluster.actors import RayFleet
 from phalanx.cluster.calls import Calls
 from phalanx.cluster.diary import Diary, resume_point
+from phalanx.cluster.fleet import Member
 from phalanx.cluster.metrics import Row
 from phalanx.cluster.pipeline import Pipeline
 from phalanx.cluster.placement import bundles, require_placeable
@@ -91,7 +92,7 @@ class Coordinator(tune.Trainable):
             self._start_from = self._newest_checkpoint()
         if ray.util.get_current_placement_group() is None:
             require_placeable(self.run, [node["Resources"] for node in ray.nodes() if node["Alive"]])  # type: ignore[no-untyped-call]
-        self._fleet = Fleet(self.run)
+        self._fleet = RayFleet(self.run)
         self._spec = self._fleet.start()
         if not self.folder.config.exists():
             self.folder = RunFolder.create(self.folder.path, self.run)
@@ -140,6 +141,16 @@ class Coordinator(tune.Trainable):
             self._engine.diary.close("went back to a checkpoint")
             self._engine = None
         self._start_from = path, progress
+
+    def fail(self, reason: str) -> None:
+        """After a failure: a checkpoint of what was sound before it, and the summary."""
+        if self._engine is None:
+            return
+        try:
+            self._engine.rescue()
+        except (RunFailed, UserError, Rewind) as error:
+            log.warning("no checkpoint could be written after the failure: %s", error)
+        self.close(reason)
 
     def close(self, exit_reason: str) -> dict[str, Any]:
         """Writes the summary, which it returns."""
@@ -235,22 +246,13 @@ def train(
         return coordinator.close("stopped")
     except RunFailed as failure:
         if coordinator is not None:
-            _leave_in_order(coordinator, str(failure))
+            coordinator.fail(str(failure))
         raise
     finally:
         if coordinator is not None:
             coordinator.stop()  # type: ignore[no-untyped-call]
         if ours:
             ray.shutdown()
-
-
-def _leave_in_order(coordinator: Coordinator, reason: str) -> None:
-    """After a failure: a checkpoint of what was sound, and the summary."""
-    try:
-        coordinator.checkpoint()
-    except (RunFailed, UserError, Rewind) as error:
-        log.warning("no checkpoint could be written after the failure: %s", error)
-    coordinator.close(reason)
 
 
 def _link(source: str, target: str) -> None:

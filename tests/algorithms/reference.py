@@ -1,5 +1,5 @@
 """A second, plain implementation of the update, for comparison: GRU cells stepped in a loop, every member and mixer on
-its own, autograd for all gradients, RMSprop by hand. It shares no code with phalanx and makes files of the golden format."""
+its own, autograd for all gradients, RMSprop by hand. It shares no code with phalanx; it makes golden files."""
 
 from __future__ import annotations
 

@@ -247,10 +247,9 @@ def test_command_says_what_is_not_there_yet() -> None:
     assert "res_b005_l005.npz: algorithm res is not there yet" in done.stdout
 
 
-def test_command_without_files() -> None:
-    done = run()
-    assert done.returncode == 2
-    assert "usage" in done.stderr
+def test_command_without_files(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([]) == 2
+    assert "usage" in capsys.readouterr().err
 
 
 @pytest.fixture
