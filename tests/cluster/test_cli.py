@@ -22,6 +22,7 @@ from phalanx.cluster import commands
 from phalanx.cluster.cli import main
 from phalanx.cluster.loop import train_serially
 from phalanx.cluster.run_folder import CATALOGUE
+from phalanx.cluster.sinks import read_rows
 from phalanx.cluster.stopping import StopRequest
 from phalanx.configs.errors import RunFailed, UserError
 from phalanx.configs.load import dump_run, load_run, run_from_dict
@@ -480,15 +481,16 @@ def test_a_stop_request_outlives_a_library_that_takes_the_signals() -> None:
 def test_train_interrupt_resume_and_evaluate_on_ray(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "phalanx.cluster.cli"]
-    wanted = ["total_env_steps=400000", "report.every_env_steps=200", "evaluation.every_env_steps=100000"]
+    endless = {"total_env_steps": 400_000, "evaluation.every_env_steps": 100_000, "checkpoint.every_env_steps": 100_000}
+    wanted = [*(each for each in TINY if each.split("=")[0] not in endless), *(f"{k}={v}" for k, v in endless.items())]
     with subprocess.Popen(
-        [*command, "train", "qmix_matrix", *TINY, *wanted, "--out", str(out)],
+        [*command, "train", "qmix_matrix", *wanted, "--out", str(out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as running:
         try:
-            wait_for(lambda: (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").stat().st_size > 2000)
+            wait_for(running, lambda: last_env_steps(out) > 0)
             running.send_signal(signal.SIGINT)
             stdout, stderr = running.communicate(timeout=120)
         finally:
@@ -510,7 +512,7 @@ def test_train_interrupt_resume_and_evaluate_on_ray(tmp_path: Path) -> None:
     )
     with resumed:
         try:
-            wait_for(lambda: last_env_steps(out) > done)
+            wait_for(resumed, lambda: last_env_steps(out) > done)
             resumed.send_signal(signal.SIGTERM)
             stdout, stderr = resumed.communicate(timeout=120)
         finally:
@@ -526,13 +528,14 @@ def test_train_interrupt_resume_and_evaluate_on_ray(tmp_path: Path) -> None:
 
 
 def last_env_steps(folder: Path) -> int:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return int(json.loads(lines[-1])["env_steps"]) if lines else 0
+    rows = read_rows(folder)
+    return int(rows[-1]["env_steps"]) if rows else 0
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 150.0) -> None:
+def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool], seconds: float = 150.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("waited in vain")
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError("\n".join(["waited in vain", *process.communicate()]))
         time.sleep(0.2)
