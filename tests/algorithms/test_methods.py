@@ -163,7 +163,7 @@ def test_demar_target_by_brute_force(seed: int) -> None:
         every = algorithm.target_mixer(q[None], state[b, t + 1][None])[0][:, 0]
         y = float(batch.reward[b, t])
         if not batch.terminated[b, t]:
-            y += 0.99 * min(float(every[3]), float(every[0]))
+            y += 0.99 * min(every[3].item(), every[0].item())
         assert found.target[t, b].item() == pytest.approx(y, rel=1e-9)
         squares += [(found.q_tot[h, t, b].item() - y) ** 2 for h in range(4)]
     assert found.losses["loss_td"].item() == pytest.approx(np.mean(squares), rel=1e-9)
@@ -220,9 +220,9 @@ def central_by_hand(algorithm: Any, batch: EpisodeBatch, prefix: str) -> Any:
     utilities = values_of(algorithm, batch, f"{prefix}central_agents")[0]
     mixer = getattr(algorithm, f"{prefix}central_mixer")
 
-    def value(b: int, t: int, actions: Any) -> float:
+    def value(b: int, t: int, actions: Any) -> Any:
         q = torch.tensor([[utilities[b, t, n, actions[n]] for n in range(3)]])
-        return float(mixer(q, torch.from_numpy(batch.state[b, t]).double()[None]))
+        return mixer(q, torch.from_numpy(batch.state[b, t]).double()[None]).item()
 
     return value
 

@@ -1,0 +1,282 @@
+"""Every algorithm in every small environment, what is refused, and that no setting is dead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal, get_args, get_origin
+
+import numpy as np
+import pytest
+import torch
+from pydantic import BaseModel
+
+from phalanx.algorithms.base import Capabilities, require_compatible
+from phalanx.algorithms.common.batch import EpisodeBatch
+from phalanx.algorithms.registry import ALGORITHMS, algorithm_class, algorithm_settings, make_algorithm, make_policy
+from phalanx.cluster.learner import Learner
+from phalanx.cluster.rollout import Rollout
+from phalanx.cluster.run_folder import CATALOGUE
+from phalanx.configs.errors import UserError
+from phalanx.configs.load import run_from_dict
+from phalanx.configs.settings import RunSettings
+from phalanx.envs.team import TeamSpec
+from tests.algorithms.helpers import NAMES, SPEC
+
+ENVS: dict[str, dict[str, Any]] = {
+    "matrix": {"name": "matrix", "max_steps": 3},
+    "simple_spread": {"name": "simple_spread", "max_steps": 5},
+    "simple_tag": {"name": "simple_tag", "max_steps": 5},
+    "stag_hunt": {"name": "stag_hunt", "max_steps": 5, "size": 4, "agents": 2, "prey": 2},
+}
+SMALL: dict[str, Any] = {
+    "mode": "sync",
+    "agent": {"hidden": 8},
+    "mixer": {"embed": 4, "hypernet": 6},
+    "learner": {"batch_episodes": 4, "device": "cpu"},
+    "replay": {"capacity_episodes": 8, "min_episodes": 4},
+    "rollout": {"streams": 1, "envs_per_stream": 4},
+}
+
+
+def run_of(algorithm: dict[str, Any] | str, env: str = "simple_spread", **sections: Any) -> RunSettings:
+    algorithm = {"name": algorithm} if isinstance(algorithm, str) else algorithm
+    return run_from_dict({**SMALL, "env": ENVS[env], "algorithm": algorithm, **sections}, catalogue=CATALOGUE)
+
+
+@pytest.mark.parametrize("env", ENVS)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_algorithm_learns_in_every_environment(name: str, env: str) -> None:
+    """From episodes that its own policy played: three updates, finite and not without effect."""
+    run = run_of(name, env)
+    rollout = Rollout(run, [0])
+    learner = Learner(run, rollout.spec)
+    before = {key: tensor.clone() for key, tensor in learner.algorithm.state_dict().items()}
+    batches: list[EpisodeBatch] = []
+    for sequence in range(3):
+        weights, version = learner.weights()
+        rollout.set_weights(weights, version)
+        chunk = rollout.play_round(0, sequence, 0.5)
+        assert chunk.weights_version == sequence and chunk.episodes == 4
+        batches.append(chunk.batch)
+        assert learner.update([chunk.batch]) == sequence + 1
+    rollout.close()
+    metrics = learner.metrics()
+    assert {"train/loss_td", "train/q_taken_mean", "train/target_mean", "train/grad_norm"} <= set(metrics)
+    assert all(np.isfinite(value) for value in metrics.values()), metrics
+    assert metrics["train/grad_norm"] > 0
+    for key, tensor in learner.algorithm.state_dict().items():
+        assert tensor.isfinite().all(), key
+        # 200 updates lie between copies of the targets. In a matrix game some inputs are always 0: compare modules.
+        if key.startswith("target_"):
+            assert torch.equal(tensor, before[key]), key
+    for module, part in learner.algorithm.named_children():
+        changed = [
+            key for key in part.state_dict() if not torch.equal(part.state_dict()[key], before[f"{module}.{key}"])
+        ]
+        assert bool(changed) == (not module.startswith("target_") and bool(part.state_dict())), module
+
+
+def test_the_same_seed_gives_the_same_algorithm() -> None:
+    """And leaves torch's own generator as it was."""
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first, again, other = (make_algorithm(run_of("demar", seed=seed), SPEC).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not any(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_demar_with_one_of_each_learns_like_qmix_to_the_bit() -> None:
+    plain = {"name": "demar", "ensemble": {"agents": 1, "mixers": 1}, "regulariser": {"alpha": 0}}
+    states = []
+    for algorithm in ({"name": "qmix", "target_update_updates": 2}, {**plain, "target_update_updates": 2}):
+        run = run_of(algorithm)
+        rollout = Rollout(run, [0])
+        learner = Learner(run, rollout.spec)
+        for sequence in range(5):
+            rollout.set_weights(*learner.weights())
+            learner.update([rollout.play_round(0, sequence, 0.5).batch])
+        rollout.close()
+        states.append(learner.algorithm.state_dict())
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_policy_is_built_without_a_learner() -> None:
+    for name in NAMES:
+        run = run_of(name)
+        weights = make_algorithm(run, SPEC).policy_weights()
+        policy = make_policy(run, SPEC)
+        policy.load_weights(weights)
+        state = policy.initial_state(2)
+        obs, avail = np.zeros((2, 3, 4), np.float32), np.ones((2, 3, 4), np.bool_)
+        assert policy.act(obs, state, avail, np.random.default_rng(0), 0.0).shape == (2, 3)
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "words"),
+    [
+        ({"name": "demar", "ensemble": {"agents": 3, "agents_subset": 4}}, ["agents_subset=4", "ensemble.agents", "3"]),
+        ({"name": "demar", "ensemble": {"mixers": 2, "mixers_subset": 3}}, ["mixers_subset=3", "ensemble.mixers", "2"]),
+        ({"name": "qmix", "ensemble": {"mixers_subset": 2}}, ["mixers_subset=2"]),
+        ({"name": "vdn", "ensemble": {"mixers": 2}}, ["vdn", "no mixing network", "mixers=2"]),
+        ({"name": "iql", "regulariser": {"alpha": 0.1}}, ["iql", "no mixing network", "alpha=0.1"]),
+        ({"name": "qmixx"}, ["qmixx", "qmix"]),
+        ({"name": "ow-qmix"}, ["ow-qmix", "ow_qmix"]),
+        ({"name": "ow_qmix", "double_q": False}, ["double_q"]),
+        ({"name": "ow_qmix", "central": {"mixer": "attn"}}, ["attn", "atten"]),
+        ({"name": "ow_qmix", "weighting": {"alpha": 0}}, ["alpha"]),
+        ({"name": "qmix", "weighting": {"alpha": 0.5}}, ["weighting"]),
+        ({"name": "qmix", "gamma": 1.5}, ["gamma", "1.5"]),
+        ({"name": "qmix", "target_update_updates": 0}, ["target_update_updates"]),
+        ({"name": "qmix", "ensemble": {"agents": 0}}, ["agents"]),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(algorithm: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        run_of(algorithm)
+    for word in words:
+        assert word in str(error.value), error.value
+
+
+def test_an_unknown_algorithm_comes_with_the_nearest_name() -> None:
+    for lookup in (algorithm_class, algorithm_settings):
+        with pytest.raises(UserError, match=r"algorithm\.name=dema is not one of iql, vdn, .*; did you mean demar\?"):
+            lookup("dema")
+        with pytest.raises(UserError, match=r"algorithm\.name=zzzzz is not one of [^;]*$"):
+            lookup("zzzzz")
+
+
+def continuous(spec: TeamSpec) -> TeamSpec:
+    return replace(spec, discrete=False, n_actions=0, action_dims=(2, 2, 2), env_name="somewhere")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_continuous_actions_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"algorithm.name={name} needs discrete actions, but somewhere has continuous"):
+        make_algorithm(run_of(name), continuous(SPEC))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mixing_without_a_state_is_refused(name: str) -> None:
+    spec = replace(SPEC, state_dim=0)
+    if name in ("vdn", "iql"):
+        make_algorithm(run_of(name), spec)
+        return
+    with pytest.raises(UserError, match=f"algorithm.name={name} mixes with the global state, but nowhere has none"):
+        make_algorithm(run_of(name), spec)
+
+
+def test_capabilities_decide_what_is_compatible(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = algorithm_class("vdn")
+    require_compatible(kind, "vdn", SPEC)
+    monkeypatch.setattr(kind, "capabilities", Capabilities(discrete=False, continuous=True))
+    require_compatible(kind, "vdn", continuous(SPEC))
+    with pytest.raises(UserError, match="=vdn needs continuous actions, but nowhere has discrete ones"):
+        require_compatible(kind, "vdn", SPEC)
+
+
+# -- no setting is dead ------------------------------------------------------------------------------------------------
+
+# Another value for every setting; and, where it takes others to have an effect, what both runs have besides.
+OTHER: dict[str, Any] = {
+    "lr": 2e-3,
+    "gamma": 0.5,
+    "optimiser": "adam",
+    "grad_norm_clip": 1e-3,
+    "double_q": False,
+    "target_update_updates": 2,
+    "ensemble.agents": 2,
+    "ensemble.agents_subset": 1,
+    "ensemble.mixers": 2,
+    "ensemble.mixers_subset": 1,
+    "regulariser.alpha": 0.3,
+    "weighting.alpha": 0.9,
+    "central.mixer": "atten",
+    "central.embed": 5,
+}
+BESIDES: dict[str, dict[str, Any]] = {
+    "double_q": {"lr": 0.05},  # until the online and the target networks prefer different actions
+    "ensemble.agents_subset": {"ensemble": {"agents": 3}},
+    "ensemble.mixers_subset": {"ensemble": {"mixers": 3}},
+}
+ONE_VALUE = {(name, "double_q") for name in ("ow_qmix", "cw_qmix")}  # Literal[True]
+UNMIXED = {(name, key) for name in ("vdn", "iql") for key in ("ensemble.mixers", "ensemble.mixers_subset")} | {
+    (name, "regulariser.alpha") for name in ("vdn", "iql")
+}  # refused: see test_wrong_settings_are_refused_by_name
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting as a dotted path with its type."""
+    for field, info in model.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from leaves(kind, f"{prefix}{field}.")
+        elif f"{prefix}{field}" != "name":
+            yield f"{prefix}{field}", kind
+
+
+def with_value(settings: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    head, _, rest = path.partition(".")
+    inner = with_value(settings.get(head, {}), rest, value) if rest else value
+    return {**settings, head: inner}
+
+
+@pytest.fixture(scope="module")
+def episodes() -> tuple[TeamSpec, list[EpisodeBatch]]:
+    rollout = Rollout(run_of("vdn"), [0])
+    played = [rollout.play_round(0, sequence, 1.0).batch for sequence in range(5)]
+    rollout.close()
+    return rollout.spec, played
+
+
+def learned(run: RunSettings, episodes: tuple[TeamSpec, list[EpisodeBatch]]) -> dict[str, torch.Tensor]:
+    learner = Learner(run, episodes[0])
+    learner.update(episodes[1])
+    return learner.algorithm.state_dict()
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        first[key].shape == second[key].shape and torch.equal(first[key], second[key]) for key in first
+    )
+
+
+SETTINGS = [(name, path) for name in ALGORITHMS for path, _ in leaves(algorithm_settings(name))]
+
+
+@pytest.mark.parametrize(("name", "path"), sorted(set(SETTINGS) - ONE_VALUE - UNMIXED))
+def test_every_setting_changes_what_is_learned(
+    name: str, path: str, episodes: tuple[TeamSpec, list[EpisodeBatch]]
+) -> None:
+    assert path in OTHER, f"{path} is new: say here which other value to try"
+    besides = {"name": name, **BESIDES.get(path, {})}
+    if name.endswith("w_qmix") and path.endswith("_subset"):
+        besides["central"] = {"mixer": "none"}  # Q̂* bootstraps from itself: the ensembles' minimum is not asked for
+    plain, changed = run_of(besides), run_of(with_value(besides, path, OTHER[path]))
+    assert plain.algorithm != changed.algorithm
+    first, again, other = (learned(run, episodes) for run in (plain, plain, changed))
+    repeatable, effective = same(first, again), not same(first, other)
+    assert repeatable and effective
+
+
+def test_what_is_left_out_above_has_one_value_only() -> None:
+    for name, path in ONE_VALUE:
+        kind = dict(leaves(algorithm_settings(name)))[path]
+        assert get_origin(kind) is Literal and len(get_args(kind)) == 1
+
+
+@pytest.mark.parametrize("section", ["agent.hidden", "mixer.embed", "mixer.hypernet"])
+@pytest.mark.parametrize("name", NAMES)
+def test_network_sizes_reach_the_networks(name: str, section: str) -> None:
+    """Another width gives other shapes, wherever there is such a network."""
+    key, field = section.split(".")
+    shapes = [
+        {k: v.shape for k, v in make_algorithm(run, SPEC).state_dict().items()}
+        for run in (run_of(name), run_of(name, **{key: {**SMALL[key], field: 11}}))
+    ]
+    assert (shapes[0] == shapes[1]) == (name in ("vdn", "iql") and key == "mixer")
