@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("configs", "envs", "algorithms", "cluster")
 RAY_FILES = {"cluster/actors.py", "cluster/service.py", "cluster/tuning.py"}
 # The coordinator's parts: they talk to actors, though only the three files above talk to Ray itself.
-SERVICE_FILES = RAY_FILES | {f"cluster/{n}.py" for n in ("calls", "collecting", "learning", "pipeline", "rounds")}
+SERVICE_FILES = RAY_FILES | {
+    f"cluster/{n}.py" for n in ("calls", "collecting", "fleet", "learning", "pipeline", "rounds")
+}
 CONSOLE_FILES = {"cluster/cli.py", "cluster/commands.py", "cluster/training.py"}
 # A file may import from its own layer and from those before it.
 LAYERS = ("configs", "envs", "algorithms", "cluster (plain)", "cluster (Ray)", "cli")
@@ -106,6 +108,10 @@ def importers(package: str) -> dict[str, list[bool]]:
             ):
                 found.setdefault(name_of(path), []).append(id(node) in eager)
     return found
+
+
+def test_the_files_named_here_exist() -> None:
+    assert {name_of(path) for path in OURS} >= SERVICE_FILES | CONSOLE_FILES
 
 
 def test_imports_go_one_way() -> None:

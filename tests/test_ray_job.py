@@ -1,9 +1,10 @@
-"""`ray job submit` from a checkout to a cluster that asks for a token, and a second node that joins it."""
+"""A cluster that asks for a token: `ray job submit` from a checkout, and workers on a second node."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -30,6 +31,22 @@ TINY = (
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
+def ray_node(env: dict[str, str], folder: Path, *options: str) -> subprocess.Popen[bytes]:
+    """Ray's processes of one node with two CPUs. Away from the checkout: jobs must find phalanx in what is uploaded."""
+    command = [RAY, "start", "--block", "--num-cpus=2", "--object-store-memory=200000000", *options]
+    # A session of its own, so that everything that is started here, and nothing else, can be stopped together.
+    with open(folder / "log", "a") as log:
+        return subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
+
+
+def stop(node: subprocess.Popen[bytes]) -> None:
+    node.send_signal(signal.SIGTERM)  # `ray start --block` takes its processes down with it
+    try:
+        node.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(node.pid, signal.SIGKILL)
+
+
 def free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in sockets]
@@ -44,6 +61,7 @@ class Cluster:
 
     gcs: int
     dashboard: int
+    folder: Path
     env: dict[str, str]
 
     @property
@@ -66,27 +84,27 @@ def cluster() -> Iterator[Cluster]:
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
     env["PATH"] = f"{RAY.parent}{os.pathsep}{env['PATH']}"
     gcs, dashboard, agent, client = free_ports(4)
-    command = [RAY, "start", "--head", "--block", f"--port={gcs}", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
-    command += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
-    command += [f"--ray-client-server-port={client}", "--object-store-memory=200000000", f"--temp-dir={folder / 'ray'}"]
-    # Away from the checkout: jobs must find phalanx in what is uploaded. A session of its own, so that everything
-    # that is started here, and nothing else, can be stopped together.
-    with open(folder / "log", "w") as log:
-        head = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
+    head = ray_node(
+        env,
+        folder,
+        *("--head", "--node-ip-address=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}"),
+        *(
+            f"--dashboard-agent-listen-port={agent}",
+            f"--ray-client-server-port={client}",
+            f"--temp-dir={folder / 'ray'}",
+        ),
+    )
     try:
-        running = Cluster(gcs, dashboard, env)
-        _wait_until_answering(running, head, folder / "log")
+        running = Cluster(gcs, dashboard, folder, env)
+        _wait_until_answering(running, head)
         yield running
     finally:
-        head.send_signal(signal.SIGTERM)  # `ray start --block` takes its processes down with it
-        try:
-            head.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
+        stop(head)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_until_answering(cluster: Cluster, head: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until_answering(cluster: Cluster, head: subprocess.Popen[bytes]) -> None:
+    log = cluster.folder / "log"
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         assert head.poll() is None, log.read_text()
@@ -99,6 +117,17 @@ def _wait_until_answering(cluster: Cluster, head: subprocess.Popen[bytes], log: 
         else:
             return
     raise AssertionError(log.read_text())
+
+
+def _wait_for_nodes(cluster: Cluster, count: int) -> None:
+    deadline = time.monotonic() + 60
+    command = [RAY, "status", "--address", f"127.0.0.1:{cluster.gcs}"]
+    shown = ""
+    while time.monotonic() < deadline:
+        shown = subprocess.run(command, env=cluster.env, capture_output=True, text=True, check=False).stdout
+        if len(re.findall(r"^ 1 node_", shown, re.MULTILINE)) == count:
+            return
+    raise AssertionError(shown + (cluster.folder / "log").read_text())
 
 
 def test_whoever_does_not_know_the_token_is_turned_away(cluster: Cluster, tmp_path: Path) -> None:
@@ -128,3 +157,21 @@ def test_a_wrong_request_fails_the_job_with_its_sentence(cluster: Cluster) -> No
     assert done.returncode != 0
     assert "algorithm.lr" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout
+
+
+def test_workers_run_on_every_node(cluster: Cluster, tmp_path: Path) -> None:
+    """Two workers that reserve most of a node each need both nodes; a third has no room, and the request is wrong."""
+    joined = ray_node(cluster.env, cluster.folder, f"--address=127.0.0.1:{cluster.gcs}", "--node-ip-address=127.0.0.1")
+    here = (f"cluster.address=127.0.0.1:{cluster.gcs}", "cluster.worker_cpus=1.5")
+    try:
+        _wait_for_nodes(cluster, 2)
+        for workers, status in ((2, 0), (3, 2)):
+            command = [sys.executable, *PHALANX[1:], "train", "demar_tag", *TINY, *here, f"cluster.workers={workers}"]
+            done = subprocess.run(
+                [*command, "--out", str(tmp_path / str(workers))],
+                **{"cwd": ROOT, "env": cluster.env, "capture_output": True, "text": True, "timeout": 240},
+            )
+            assert done.returncode == status, done.stdout + done.stderr
+            assert "Traceback" not in done.stderr
+    finally:
+        stop(joined)
