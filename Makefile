@@ -44,7 +44,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt $(VENV)/.torch
 train: OUT := $(shell out=runs/$(notdir $(basename $(RUN))); n=1; d=$$out; \
   while [ -e "$$d" ]; do n=$$((n + 1)); d=$$out-$$n; done; echo "$$d")
 train: $(VENV)/.installed
-	@echo "Training $(RUN) into $(OUT). Ctrl-C saves a checkpoint and stops; phalanx resume $(OUT) goes on."
+	@echo "Training $(RUN) into $(OUT). Ctrl-C saves a checkpoint and stops; $(BIN)/phalanx resume $(OUT) goes on."
 	@exec $(BIN)/phalanx train $(RUN) $(ARGS) --out $(OUT)
 	@$(BIN)/phalanx plot $(OUT) --out $(OUT)/curve.png
 	@$(BIN)/phalanx evaluate $(OUT) --gif $(OUT)/team.gif
