@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from phalanx.cluster.calls import ActorLost
 from phalanx.cluster.chunk import Chunk, ChunkStats
 from phalanx.cluster.fleet import Fleet, Hello, Member, ReplayCount
-from phalanx.cluster.placement import SMALL_CPUS, Request, hosting, learner_request, worker_request
+from phalanx.cluster.placement import Request, hosting, learner_request, worker_request
 from phalanx.configs.errors import RunFailed
 
 if TYPE_CHECKING:
@@ -229,14 +229,13 @@ class RayFleet(Fleet):
         self._run = run
         self._inside_group = ray.util.get_current_placement_group() is not None
         self._members: dict[str, Member] = {}
-        small = {"CPU": SMALL_CPUS}
         self.workers: list[Member] = []
         self.hosting = hosting(run)
         for index, streams in enumerate(self.hosting):
             begin = self._worker_start(streams)
             self.workers.append(self._add(RolloutActor, f"worker {index}", worker_request(run), begin, spread=True))
-        self.evaluator = self._add(EvaluatorActor, "evaluator", small, lambda h: h.start.remote(run), spread=True)
-        self.replay = self._add(ReplayActor, "replay", small, self._replay_start, here=True)
+        self.evaluator = self._add(EvaluatorActor, "evaluator", {}, lambda h: h.start.remote(run), spread=True)
+        self.replay = self._add(ReplayActor, "replay", {}, self._replay_start, here=True)
         self.learner = self._add(LearnerActor, "learner", learner_request(run), self._learner_start, self.threads)
         self.spec: TeamSpec | None = None
 

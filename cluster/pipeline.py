@@ -52,14 +52,14 @@ class Pipeline:
         self._calls = Calls(fleet, self._actor_lost)
         self._learning = Learning(run, spec, fleet, self._calls, self._limiter, self._progress, self._advance)
         self._collecting = Collecting(run, fleet, self._calls, self._limiter, diary, self._learning, self._advance)
-        self._checkpoint: Path | None = None  # the newest
+        self.newest_checkpoint: Path | None = None
         self._evaluation: _Evaluation | None = None
         self._evaluator_up = True
         self._halted = False
 
     def begin(self, checkpoint: Path | None) -> None:
         """Loads the checkpoint, if any, into the started fleet and sets everything going."""
-        self._checkpoint = checkpoint
+        self.newest_checkpoint = checkpoint
         if checkpoint is not None:
             self._limiter.load_state(self._progress.limiter)
             state = read_learner(checkpoint)
@@ -106,10 +106,10 @@ class Pipeline:
 
         _, state, weights = self._persistently(learner, lambda: self._learning.learner_up, ask)
         self._progress.limiter = self._limiter.state()
-        self._checkpoint = self.diary.checkpoint(
+        self.newest_checkpoint = self.diary.checkpoint(
             self._spec, require_finite(self._fleet.value(state)), self._fleet.value(weights), self._save_replay
         )
-        return self._checkpoint
+        return self.newest_checkpoint
 
     def rescue(self) -> Path:
         """A checkpoint after a failure, while nothing goes on."""
@@ -223,7 +223,7 @@ class Pipeline:
         replay = self._fleet.replay
 
         def started() -> None:
-            saved = replay_folder(self._checkpoint) if self._checkpoint is not None else None
+            saved = replay_folder(self.newest_checkpoint) if self.newest_checkpoint is not None else None
             ask = replay.handle.count.remote() if saved is None else replay.handle.load.remote(saved)
             self._calls.add(replay, ask, loaded)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from phalanx.configs.errors import UserError
 from phalanx.configs.settings import RunSettings
 
-SMALL_CPUS = 0.001  # reserved for actors that have no setting of their own, so that any number fits
+SMALL_CPUS = 0.001  # where Ray does not take none
 
 Request = dict[str, float]
 
@@ -29,36 +29,35 @@ def learner_request(run: RunSettings) -> Request:
 
 
 def bundles(run: RunSettings) -> list[Request]:
-    """Placement group of a trial: coordinator with replay and evaluator, learner, and each worker. Ray refuses
-    bundles of nothing, so a request for no CPU at all is rounded up to a small one."""
-    wanted = [{"CPU": 3 * SMALL_CPUS}, learner_request(run), *(worker_request(run) for _ in hosting(run))]
+    """Placement group of a trial: the coordinator with replay and evaluator, the learner, and each worker. Ray refuses
+    empty bundles, so nothing is rounded up to a little CPU."""
+    wanted: list[Request] = [{}, learner_request(run), *(worker_request(run) for _ in hosting(run))]
     return [_positive(request) or {"CPU": SMALL_CPUS} for request in wanted]
 
 
-def require_placeable(run: RunSettings, nodes: Iterable[Mapping[str, float]]) -> None:
-    """UserError where the nodes (total resources of each) could not hold the run even if nothing else ran."""
+def require_placeable(run: RunSettings, nodes: Iterable[Mapping[str, float]], *, in_group: bool = False) -> None:
+    """UserError where the nodes (total resources of each) could not hold the run even if nothing else ran; with
+    `in_group` as a trial's placement group."""
     nodes = list(nodes)
     workers = len(hosting(run))
-    for name, plural in (("GPU", "GPUs"), ("CPU", "CPUs")):
+    requests = bundles(run) if in_group else [learner_request(run), *(worker_request(run) for _ in hosting(run))]
+    for name in ("GPU", "CPU"):
         have = sum(node.get(name, 0.0) for node in nodes)
         largest = max((node.get(name, 0.0) for node in nodes), default=0.0)
         learner, worker = learner_request(run).get(name, 0.0), worker_request(run).get(name, 0.0)
-        key = f"cluster.learner_{plural.lower()}"
-        if learner > largest:
-            raise UserError(
-                f"{key}={learner:g}, but the largest node of the cluster has {largest:g} {plural}:"
-                f" this could never be placed; ask for at most {largest:g} or add a larger node"
-            )
-        if worker > largest:
-            raise UserError(
-                f"cluster.worker_cpus={worker:g}, but the largest node of the cluster has {largest:g} {plural}:"
-                f" this could never be placed; ask for at most {largest:g} or add a larger node"
-            )
-        if learner + workers * worker > have:
+        key = f"cluster.learner_{name.lower()}s"
+        for setting, wanted in ((key, learner), ("cluster.worker_cpus", worker)):
+            if wanted > largest:
+                raise UserError(
+                    f"{setting}={wanted:g}, but the largest node of the cluster has {largest:g} {name}s: this could"
+                    f" never be placed; ask for at most {largest:g} or add a larger node"
+                )
+        wanted = sum(request.get(name, 0.0) for request in requests)
+        if wanted > have + 1e-9:
             raise UserError(
                 f"cluster.workers={workers} with cluster.worker_cpus={worker:g} and {key}={learner:g} need"
-                f" {learner + workers * worker:g} {plural}, but the cluster has {have:g}: this could never be placed;"
-                " ask for less or add nodes"
+                f" {wanted:g} {name}s, but the cluster has {have:g}: this could never be placed; ask for less or add"
+                " nodes"
             )
 
 

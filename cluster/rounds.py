@@ -54,9 +54,11 @@ class Rounds:
         self._playing = False
         self._evaluation: tuple[int, Any, int] | None = None  # env steps, weights, version
         self._due_at_begin = True
+        self.newest_checkpoint: Path | None = None
 
     def begin(self, checkpoint: Path | None) -> None:
         """Loads the checkpoint, if any, into the started fleet; otherwise writes what is due before the first round."""
+        self.newest_checkpoint = checkpoint
         if checkpoint is not None:
             self._limiter.load_state(self._progress.limiter)
             self._ask(self._fleet.learner, self._fleet.learner.handle.load_state.remote(read_learner(checkpoint)))
@@ -91,12 +93,13 @@ class Rounds:
         state, updates = learner.handle.state.remote()
         self._ask(learner, updates)
         self._progress.limiter = self._limiter.state()
-        return self.diary.checkpoint(
+        self.newest_checkpoint = self.diary.checkpoint(
             self._spec,
             require_finite(self._fleet.value(state)),
             self._fleet.value(self._weights),
             lambda folder: self._ask(replay, replay.handle.save.remote(folder)),
         )
+        return self.newest_checkpoint
 
     def rescue(self) -> Path:
         """A checkpoint after a failure in the middle of a round; what is left of the round is lost."""

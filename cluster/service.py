@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray.exceptions import RaySystemError
+from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
 from phalanx.cluster.actors import RayFleet
 from phalanx.cluster.calls import Calls
@@ -65,18 +66,23 @@ def connect(settings: ClusterSettings) -> bool:
     return True
 
 
+def nodes() -> list[dict[str, float]]:
+    """All resources of each node that is there."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
 def run_of(config: Mapping[str, Any]) -> RunSettings:
-    """The run that a coordinator's (or trial's) configuration stands for: `run`, varied by a search's `point`."""
+    """The run that a coordinator's configuration stands for: `run`, in a trial varied by its `point`."""
     run = run_from_dict(config["run"], catalogue=CATALOGUE)
-    return trial_run(run, config["point"], catalogue=CATALOGUE) if config.get("point") else run
+    return trial_run(run, config["trial"]["point"], catalogue=CATALOGUE) if "trial" in config else run
 
 
 class Coordinator(tune.Trainable):
     """One run. Owns the actors and every object reference, and never fetches an episode.
 
-    config: `run` (a resolved run as a dict), `point` (a search's values, optional), `folder` (the run folder; by
-    default `run` below the trial's folder) and `resume` (go on from the folder's newest intact checkpoint).
-    `step` is one report period.
+    config: `run` (a resolved run as a dict), `folder` (the run folder) and `resume` (whether to go on from its newest
+    intact checkpoint); or from a search `run` and `trial` (a dict of `point`, the values that vary the run, and
+    `folder`). `step` is one report period.
     """
 
     stop_asked: Callable[[], bool] = staticmethod(lambda: False)
@@ -84,20 +90,29 @@ class Coordinator(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         self.run = run_of(config)
-        self.folder = RunFolder(Path(config.get("folder") or Path(self.logdir) / "run"))
+        trial: Mapping[str, Any] | None = config.get("trial")
+        self.folder = RunFolder(Path(trial["folder"] if trial else config["folder"]))
+        self._inside_tune = trial is not None
         self._engine: Pipeline | Rounds | None = None
         self._start_from: tuple[Path, Progress] | None = None
+        self._known_checkpoint: Path | None = None
         self._rewinds: Counter[int] = Counter()
         if config.get("resume"):
             self._start_from = self._newest_checkpoint()
-        if ray.util.get_current_placement_group() is None:
-            require_placeable(self.run, [node["Resources"] for node in ray.nodes() if node["Alive"]])  # type: ignore[no-untyped-call]
+        elif trial is not None and self.folder.config.exists():
+            self._go_back()  # Tune tries a trial again that broke
+        if not self._inside_tune:
+            require_placeable(self.run, nodes())
         self._fleet = RayFleet(self.run)
-        self._spec = self._fleet.start()
-        if not self.folder.config.exists():
-            self.folder = RunFolder.create(self.folder.path, self.run)
-        if self._start_from is None:
-            self.folder.write_metadata(self.run, self._spec)
+        try:
+            self._spec = self._fleet.start()
+            if not self.folder.config.exists():
+                self.folder = RunFolder.create(self.folder.path, self.run)
+            if self._start_from is None:
+                self.folder.write_metadata(self.run, self._spec)
+        except BaseException:
+            self._fleet.close()
+            raise
 
     @property
     def finished(self) -> bool:
@@ -110,7 +125,6 @@ class Coordinator(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Goes on until the next report. A search's scheduler needs an evaluation in every result, so inside Tune the
         first result waits for the first evaluation."""
-        inside_tune = self._storage is not None
         row: Row = {}
         while True:
             try:
@@ -118,19 +132,26 @@ class Coordinator(tune.Trainable):
             except Rewind as lost:
                 self._rewind(lost)
                 continue
-            if not inside_tune:
+            if not self._inside_tune:
                 return dict(row)
             evaluated = {key: value for key, value in self.progress.final.items() if key.startswith("eval/")}
             if evaluated or self.finished:
-                return {**evaluated, **row, "done": self.finished}
+                return {**evaluated, **row, DONE: self.finished, SHOULD_CHECKPOINT: self._has_new_checkpoint()}
 
     def checkpoint(self) -> Path:
         """Writes a checkpoint into the run folder."""
-        return self._begun().save()
+        while True:
+            try:
+                return self._begun().save()
+            except Rewind as lost:
+                self._rewind(lost)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Writes a checkpoint into the run folder and links its files into Tune's."""
-        shutil.copytree(self.checkpoint(), Path(checkpoint_dir) / IN_TUNE, copy_function=_link)
+        """Links the files of a checkpoint in the run folder into Tune's; the newest one where it is of now."""
+        newest = self._begun().newest_checkpoint
+        of_now = self.progress.checkpointed_at == self.progress.env_steps
+        path = newest if newest is not None and of_now else self.checkpoint()
+        shutil.copytree(path, Path(checkpoint_dir) / IN_TUNE, copy_function=_link)
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Goes on from what `save_checkpoint` wrote, here or on another node."""
@@ -157,7 +178,7 @@ class Coordinator(tune.Trainable):
         return self._begun().diary.close(exit_reason)
 
     def cleanup(self) -> None:
-        if self._engine is not None and self._storage is not None:
+        if self._engine is not None and self._inside_tune:
             self.close("completed" if self.finished else "stopped")
         self._fleet.close()
 
@@ -166,7 +187,7 @@ class Coordinator(tune.Trainable):
         return tune.PlacementGroupFactory(bundles(run_of(config)))
 
     def _setup_logdir(self) -> None:
-        # Without Tune there is no trial folder, and nothing may be left in the home directory instead.
+        # Without Tune there is no trial folder, and none may be made in the home directory instead.
         if self._storage is not None:
             super()._setup_logdir()  # type: ignore[no-untyped-call]
         else:
@@ -181,6 +202,12 @@ class Coordinator(tune.Trainable):
             self._engine.begin(checkpoint)
         return self._engine
 
+    def _has_new_checkpoint(self) -> bool:
+        """Whether one was written since the last call."""
+        newest = self._begun().newest_checkpoint
+        before, self._known_checkpoint = self._known_checkpoint, newest
+        return newest != before
+
     def _newest_checkpoint(self) -> tuple[Path, Progress]:
         checkpoint, progress, problems = resume_point(self.run, self.folder)
         for problem in problems:
@@ -192,11 +219,7 @@ class Coordinator(tune.Trainable):
         before = self.progress
         self._engine.diary.close("went back")  # type: ignore[union-attr]  # `progress` has begun it
         self._engine = None
-        if any(self.folder.checkpoints.glob("step_*")):
-            self._start_from = self._newest_checkpoint()
-        else:
-            self._start_from = None
-            self.folder.truncate_to(self.run, Progress())
+        self._go_back()
         self._rewinds[self._start_from[1].env_steps if self._start_from else 0] += 1
         if max(self._rewinds.values()) > MOST_REWINDS:
             raise RunFailed(f"{lost}; it was lost {MOST_REWINDS + 1} times after the same checkpoint")
@@ -205,6 +228,14 @@ class Coordinator(tune.Trainable):
         progress = self.progress
         progress.restarts = before.restarts
         progress.episodes_lost += before.episodes - progress.episodes
+
+    def _go_back(self) -> None:
+        """To the run folder's newest checkpoint, or to the beginning where it has none."""
+        if any(self.folder.checkpoints.glob("step_*")):
+            self._start_from = self._newest_checkpoint()
+        else:
+            self._start_from = None
+            self.folder.truncate_to(self.run, Progress())
 
     def _restart_fleet(self) -> None:
         """Has every actor begin anew, also those that are well: nothing of the time after the checkpoint remains."""
