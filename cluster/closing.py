@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -65,6 +65,50 @@ def evaluation_table(run: RunSettings, result: EpisodeStatistics, folder: Path) 
     joint = getattr(result, "greedy_joint_action", None)
     more = () if joint is None else (Text(), Text(f"greedy joint action: {joint}"))
     return Group(_heading(subject), table, *more)
+
+
+class TrialOutcome(Protocol):
+    """What the table shows of a trial (`phalanx.cluster.tuning.Trial`, without importing ray)."""
+
+    @property
+    def point(self) -> Mapping[str, Any]: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def env_steps(self) -> int: ...
+    @property
+    def error(self) -> str | None: ...
+
+
+def search_table(metric: str, trials: Sequence[TrialOutcome]) -> RenderableType:
+    """Trials as they are given, the best first, and where the best one lies."""
+    keys = list(trials[0].point)
+    names = _short_names(keys)
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("trial")
+    for name in names:
+        table.add_column(name, justify="right")
+    table.add_column(metric, justify="right", style="bold")
+    table.add_column("env steps", justify="right")
+    for trial in trials:
+        values = ("all" if trial.point[key] is None else str(trial.point[key]) for key in keys)
+        score = "broke" if trial.error else number(trial.score)
+        table.add_row(trial.folder.name, *values, score, f"{trial.env_steps:,}")
+    best = trials[0]
+    chosen = " ".join(f"{key}={'null' if value is None else value}" for key, value in best.point.items())
+    lines = [f"best: {best.folder.name} ({metric} {number(best.score)}): {chosen}", f"its run folder: {best.folder}"]
+    broken = [trial for trial in trials if trial.error]
+    if broken:
+        lines.append(f"{len(broken)} of {len(trials)} trials broke; the first: {broken[0].error}")
+    return Group(Text(), table, Text(), *(Text(line, no_wrap=True, overflow="ignore") for line in lines))
+
+
+def _short_names(keys: Sequence[str]) -> list[str]:
+    """Last words of dotted keys, as long as they differ: algorithm.ensemble.agents -> agents."""
+    last = [key.rsplit(".", 1)[-1] for key in keys]
+    return last if len(set(last)) == len(last) else list(keys)
 
 
 def first_evaluation(folder: Path) -> Row:

@@ -76,6 +76,27 @@ def evaluation_json(result: EvaluationResult) -> dict[str, Any]:
     return data
 
 
+def tune(source: str, overrides: Sequence[str], out: Path | None, resume: Path | None) -> int:
+    """Runs a search, or goes on with the one in the folder `resume`; prints its trials, the best first."""
+    from phalanx.cluster.run_folder import CATALOGUE, free_place
+    from phalanx.configs.search import load_search
+
+    if out is not None and resume is not None:
+        raise UserError("--out and --resume exclude each other: a search goes on in the folder it has")
+    search = load_search(source, overrides, catalogue=CATALOGUE)
+
+    from phalanx.cluster.closing import search_table
+    from phalanx.cluster.live import people
+    from phalanx.cluster.tuning import run_search
+
+    folder = resume or out or free_place(Path(source).stem)
+    print(f"search folder: {folder}", flush=True)
+    print(f"if it is stopped, go on with: phalanx tune {source} --resume {folder}", flush=True)
+    trials = run_search(search, folder, resume=resume is not None)
+    people().print(search_table(search.metric, trials))
+    return 0
+
+
 def plot(folders: Sequence[Path], out: Path, metric: str | None) -> int:
     from phalanx.cluster.plot import plot
     from phalanx.cluster.render import require_picture_path

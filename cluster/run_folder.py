@@ -45,7 +45,7 @@ class RunFolder:
     def create(cls, path: Path | None, run: RunSettings, name: str | None = None) -> RunFolder:
         """A new folder with config.yaml. UserError where `path` is occupied or cannot be written; without a path the
         first free of runs/<name>, runs/<name>-2, … (name: by default <algorithm>_<env>)."""
-        folder = cls(path if path is not None else _free_place(name or f"{run.algorithm.name}_{run.env.name}"))
+        folder = cls(path if path is not None else free_place(name or f"{run.algorithm.name}_{run.env.name}"))
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
             occupied = next(folder.path.iterdir(), None)
@@ -183,7 +183,8 @@ class RunFolder:
             raise cannot_write(path, error) from error
 
 
-def _free_place(name: str) -> Path:
+def free_place(name: str) -> Path:
+    """The first of runs/<name>, runs/<name>-2, runs/<name>-3, … that is not there yet."""
     runs = Path("runs")
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(runs / each for each in names if not os.path.lexists(runs / each))
