@@ -218,7 +218,7 @@ def forward(
     names = [f"k{k}." if prefixed else "" for k in range(case.nets)]
     online = [agent_net(p, f"agent/{name}", case, batch) for name in names]
     target = [agent_net(p, f"target_agent/{name}", case, batch)[0].detach() for name in names]
-    mean = sum(values for values, _ in online) / case.nets
+    mean = torch.stack([values for values, _ in online]).sum(0) / case.nets
     minimum = torch.stack([target[k] for k in nets_drawn]).amin(0)
     impossible = batch["avail"] == 0
     minimum = torch.where(impossible, torch.tensor(IMPOSSIBLE, dtype=torch.float64), minimum)

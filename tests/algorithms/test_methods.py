@@ -76,7 +76,7 @@ def test_vdn_and_iql_by_brute_force(seed: int, double_q: bool, gamma: float) -> 
             q[n] = online[b, t, n, batch.actions[b, t, n]]
             legal = np.flatnonzero(batch.avail[b, t + 1, n])
             chooser = online if double_q else target
-            best = max(legal, key=lambda a, n=n, b=b, t=t, chooser=chooser: chooser[b, t + 1, n, a])
+            best = legal[chooser[b, t + 1, n][legal].argmax()]
             y[n] = 0.0 if batch.terminated[b, t] else gamma * target[b, t + 1, n, best]
         losses["vdn"] += (q.sum() - batch.reward[b, t] - y.sum()) ** 2
         losses["iql"] += ((q - batch.reward[b, t] - y) ** 2).mean()
@@ -111,7 +111,7 @@ def test_greedy_action_comes_from_the_online_mean(name: str, double_q: bool) -> 
             inputs.append(cast(Doubles, q.detach().numpy()))
         return mix(mixer, q, *rest)
 
-    algorithm.mix = spy  # type: ignore[method-assign]
+    algorithm.mix = spy  # type: ignore[method-assign, assignment]
     algorithm.terms(doubles(batch), cast(np.random.Generator, Given([2, 0, 1], [])))
     online = values_of(algorithm, batch, "agents").mean(0)
     target = values_of(algorithm, batch, "target_agents")[[2, 0]].min(0)
@@ -197,7 +197,7 @@ def test_one_subset_serves_the_whole_update() -> None:
 
 def test_demar_without_ensembles_is_qmix_to_the_bit() -> None:
     batch = random_batch(2, [4, 2, 6])
-    plain = {"ensemble": {"agents": 1, "mixers": 1}, "regulariser": {"alpha": 0.0}}
+    plain: dict[str, Any] = {"ensemble": {"agents": 1, "mixers": 1}, "regulariser": {"alpha": 0.0}}
     assert_same(learned(build("qmix"), batch), learned(build("demar", **plain), batch), 0)
     assert not torch.equal(
         learned(build("demar", **plain), batch)[0], learned(build("demar", regulariser={"alpha": 1e-3}), batch)[0]

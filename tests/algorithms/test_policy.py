@@ -47,7 +47,7 @@ def record(policy: ValuePolicy) -> list[npt.NDArray[Any]]:
         values.append(result[0].numpy().copy())
         return result
 
-    policy.agents.step = spy  # type: ignore[method-assign]
+    policy.agents.step = spy  # type: ignore[method-assign, assignment]
     return values
 
 

@@ -212,8 +212,8 @@ def test_one_step_target_bootstraps_unless_terminated(seed: int, gamma: float, l
     reward, terminated = rng.normal(size=(4, 3)), rng.random((4, 3)) < 0.5
     following = rng.normal(size=(*leading, 4, 3))
     following[..., terminated] = np.inf  # a value after the end does not exist
-    tensors = (torch.from_numpy(array) for array in (reward, terminated, following))
-    target = one_step_target(*tensors, gamma).numpy()
+    ended, value = torch.from_numpy(terminated), torch.from_numpy(following)
+    target = one_step_target(torch.from_numpy(reward), ended, value, gamma).numpy()
     for place in np.ndindex(target.shape):
         t, b = place[-2:]
         expected = reward[t, b] if terminated[t, b] else reward[t, b] + gamma * following[place]

@@ -264,6 +264,14 @@ def test_every_setting_changes_what_is_learned(
     assert repeatable and effective
 
 
+def test_adam_takes_the_learning_rate(episodes: tuple[TeamSpec, list[EpisodeBatch]]) -> None:
+    adam = {"name": "vdn", "optimiser": "adam"}
+    slow, fast = (learned(run_of({**adam, "lr": lr}), episodes) for lr in (1e-5, 1e-2))
+    start = make_algorithm(run_of(adam), episodes[0]).state_dict()
+    moved = [(end["agents.fc2.bias"] - start["agents.fc2.bias"]).abs().max().item() for end in (slow, fast)]
+    assert 0 < moved[0] <= 5.1e-5 and 1e-2 < moved[1] <= 5.1e-2  # Adam's steps are about as long as lr
+
+
 def test_what_is_left_out_above_has_one_value_only() -> None:
     for name, path in ONE_VALUE:
         kind = dict(leaves(algorithm_settings(name)))[path]
@@ -277,6 +285,6 @@ def test_network_sizes_reach_the_networks(name: str, section: str) -> None:
     key, field = section.split(".")
     shapes = [
         {k: v.shape for k, v in make_algorithm(run, SPEC).state_dict().items()}
-        for run in (run_of(name), run_of(name, **{key: {**SMALL[key], field: 11}}))
+        for run in (run_of(name), run_of(name, "simple_spread", **{key: {**SMALL[key], field: 11}}))
     ]
     assert (shapes[0] == shapes[1]) == (name in ("vdn", "iql") and key == "mixer")
