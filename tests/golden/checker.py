@@ -245,7 +245,6 @@ def _central_outputs(algorithm: Any, batch: TensorBatch, terms: Terms) -> dict[s
         "out/q_central": _episodes_first(
             algorithm.central_value(online[:-1], actions, state[:-1], algorithm.central_mixer)
         ),
-        "out/q_central_greedy_target": _episodes_first(terms.greedy_values[0, :-1]),
         "out/w": _members_last(weight, False),
         "log/w_to_use": weight.mean(),
         "loss/central": central,
