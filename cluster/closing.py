@@ -80,6 +80,8 @@ class TrialOutcome(Protocol):
     def env_steps(self) -> int: ...
     @property
     def error(self) -> str | None: ...
+    @property
+    def metrics(self) -> Mapping[str, Any]: ...  # with Tune's `done`
 
 
 def search_table(metric: str, trials: Sequence[TrialOutcome]) -> RenderableType:
@@ -98,11 +100,20 @@ def search_table(metric: str, trials: Sequence[TrialOutcome]) -> RenderableType:
         table.add_row(trial.folder.name, *values, score, f"{trial.env_steps:,}")
     best = trials[0]
     chosen = " ".join(f"{key}={'null' if value is None else value}" for key, value in best.point.items())
-    lines = [f"best: {best.folder.name} ({metric} {number(best.score)}): {chosen}", f"its run folder: {best.folder}"]
+    so_far = "best" if all_ended(trials) else "best so far"
+    lines = [
+        f"{so_far}: {best.folder.name} ({metric} {number(best.score)}): {chosen}",
+        f"its run folder: {best.folder}",
+    ]
     broken = [trial for trial in trials if trial.error]
     if broken:
         lines.append(f"{len(broken)} of {len(trials)} trials broke; the first: {broken[0].error}")
     return Group(Text(), table, Text(), *(Text(line, no_wrap=True, overflow="ignore") for line in lines))
+
+
+def all_ended(trials: Sequence[TrialOutcome]) -> bool:
+    """Whether the search came to its end: no trial was under way when it stopped."""
+    return all(trial.error or trial.metrics.get("done") for trial in trials)
 
 
 def _short_names(keys: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ import importlib.util
 import itertools
 import json
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -85,15 +86,16 @@ def tune(source: str, overrides: Sequence[str], out: Path | None, resume: Path |
         raise UserError("--out and --resume exclude each other: a search goes on in the folder it has")
     search = load_search(source, overrides, catalogue=CATALOGUE)
 
-    from phalanx.cluster.closing import search_table
+    from phalanx.cluster.closing import all_ended, search_table
     from phalanx.cluster.live import people
     from phalanx.cluster.tuning import run_search
 
     folder = resume or out or free_place(Path(source).stem)
     print(f"search folder: {folder}", flush=True)
-    print(f"if it is stopped, go on with: phalanx tune {source} --resume {folder}", flush=True)
     trials = run_search(search, folder, resume=resume is not None)
     people().print(search_table(search.metric, trials))
+    if not all_ended(trials):
+        print(f"stopped; go on with: phalanx tune {shlex.join([source, *overrides])} --resume {folder}", flush=True)
     return 0
 
 
