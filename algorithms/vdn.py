@@ -34,6 +34,8 @@ class Sum(nn.Module):
 
 
 class VDN(ValueMixing):
+    """The value-mixing core with a sum for a mixer, which needs no state."""
+
     Settings: ClassVar[type[AlgorithmSettings]] = UnmixedSettings
     capabilities: ClassVar[Capabilities] = Capabilities()
 

@@ -220,12 +220,10 @@ def forward(
     target = [agent_net(p, f"target_agent/{name}", case, batch)[0].detach() for name in names]
     mean = torch.stack([values for values, _ in online]).sum(0) / case.nets
     minimum = torch.stack([target[k] for k in nets_drawn]).amin(0)
-    impossible = batch["avail"] == 0
-    minimum = torch.where(impossible, torch.tensor(IMPOSSIBLE, dtype=torch.float64), minimum)
-    greedy = torch.where(impossible, torch.tensor(IMPOSSIBLE, dtype=torch.float64), mean.detach()).argmax(-1)
-    mask = batch["filled"][:, :-1].double().clone()
-    for t in range(1, case.steps):
-        mask[:, t] *= 1 - batch["terminated"][:, t - 1].double()
+    impossible, worst = batch["avail"] == 0, torch.tensor(IMPOSSIBLE, dtype=torch.float64)
+    minimum = torch.where(impossible, worst, minimum)
+    greedy = torch.where(impossible, worst, mean.detach()).argmax(-1)
+    mask = valid_steps(case, batch)
 
     chosen = pick(mean[:, :-1], batch["actions"][:, :-1])
     at_next = pick(minimum, greedy) if case.double_q else minimum.amax(-1)
@@ -244,19 +242,18 @@ def forward(
         return (x * mask.reshape(*mask.shape, *[1] * (x.dim() - 2))).sum() / mask.sum() / max(1, x[0, 0].numel())
 
     if case.is_central:
-        w, losses = weighted(case, batch, greedy, error, central, y, over_valid)
-        out |= {"out/w": w, "log/w_to_use": w.mean()} | losses
+        losses = weighted(case, batch, greedy, error, central, y, over_valid)
+        out |= losses
         total = losses["loss/qmix"] + losses["loss/central"]
     else:
         out["loss/td"] = over_valid(error**2)
         total = out["loss/td"]
     if prefixed:
         out |= {"loss/reg": l1.mean(), "log/hyper_loss": l1.mean(), "out/v": v, "out/target_v": target_v}
-        slope = torch.autograd.grad(q_tot.sum(), chosen, retain_graph=True)[0]
-        out |= {"out/dqtotsum_dqi": slope, "log/qtot_qi_gradient": over_valid(slope) / case.agents}
-        out |= {"log/v_taken_mean": over_valid(v) / case.agents, "log/agent_utility": over_valid(chosen) / case.agents}
         out |= {"out/q_online_mean": mean, "out/q_target_min_masked": minimum[:, 1:]}
-        out["log/target_v_mean"] = over_valid(target_v) / case.agents
+        out["out/dqtotsum_dqi"] = torch.autograd.grad(q_tot.sum(), chosen, retain_graph=True)[0]
+        for key, x in DEMAR_LOGS.items():
+            out[f"log/{key}"] = over_valid(chosen if x is None else out[f"out/{x}"]) / case.agents
         total = total + case.alpha * l1.mean()
     if case.method in ("demar", "td3"):
         out["out/next_target_per_mixer"] = per_mixer
@@ -275,6 +272,19 @@ def forward(
     return total, out
 
 
+def valid_steps(case: Case, batch: Parameters) -> Tensor:
+    mask = batch["filled"][:, :-1].double().clone()
+    for t in range(1, case.steps):
+        mask[:, t] *= 1 - batch["terminated"][:, t - 1].double()
+    return mask
+
+
+DEMAR_LOGS = {
+    "v_taken_mean": "v",
+    "target_v_mean": "target_v",
+    "qtot_qi_gradient": "dqtotsum_dqi",
+    "agent_utility": None,
+}
 CENTRAL_KEYS = {"_online": "online", "_target": "target", "": "chosen"}
 
 
@@ -306,7 +316,7 @@ def central_values(case: Case, p: Parameters, batch: Parameters, greedy: Tensor)
 
 def weighted(
     case: Case, batch: Parameters, greedy: Tensor, error: Tensor, central: Parameters, y: Tensor, over_valid: Any
-) -> tuple[Tensor, Parameters]:
+) -> Parameters:
     w = torch.empty_like(y)
     for b in range(w.shape[0]):
         for t in range(w.shape[1]):
@@ -319,7 +329,8 @@ def weighted(
     square = error[..., 0] ** 2
     losses = {"loss/qmix": over_valid(w * square), "loss/central": over_valid((central["chosen"] - y) ** 2)}
     losses |= {"loss/td_unweighted": over_valid(square)}
-    return w, losses | {"log/qmix_loss": losses["loss/qmix"], "log/central_loss": losses["loss/central"]}
+    losses |= {"out/w": w, "log/w_to_use": w.mean()}
+    return losses | {"log/qmix_loss": losses["loss/qmix"], "log/central_loss": losses["loss/central"]}
 
 
 # -- two steps, and the file -------------------------------------------------------------------------------------------
