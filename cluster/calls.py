@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from phalanx.configs.errors import RunFailed
@@ -77,7 +77,9 @@ class Calls:
         if self._calls:
             for ref in self._fleet.wait(list(self._calls), timeout):
                 self._handle(self._calls.pop(ref), ref)
-        elif timeout > 0:
+        elif self._timers:
+            sleep(timeout)
+        else:
             raise RunFailed("the coordinator waits for nothing: neither rollout nor learning can go on")
         self._run_timers()
         if now >= self._next_check:

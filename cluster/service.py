@@ -42,6 +42,8 @@ IN_TUNE = "phalanx"  # folder of our checkpoint within Tune's
 def connect(settings: ClusterSettings) -> bool:
     """Joins the cluster that is configured, or starts Ray on this machine; whether `ray.shutdown` is ours to call.
     UserError where the cluster does not answer."""
+    # A lost call is handled where its first answer is awaited; Ray would report each of its other answers again.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if ray.is_initialized():
         return False
     address = settings.address or os.environ.get("RAY_ADDRESS")
