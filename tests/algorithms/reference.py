@@ -242,9 +242,8 @@ def forward(
         return (x * mask.reshape(*mask.shape, *[1] * (x.dim() - 2))).sum() / mask.sum() / max(1, x[0, 0].numel())
 
     if case.is_central:
-        losses = weighted(case, batch, greedy, error, central, y, over_valid)
-        out |= losses
-        total = losses["loss/qmix"] + losses["loss/central"]
+        out |= weighted(case, batch, greedy, error, central, y, over_valid)
+        total = out["loss/qmix"] + out["loss/central"]
     else:
         out["loss/td"] = over_valid(error**2)
         total = out["loss/td"]
