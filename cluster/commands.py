@@ -100,6 +100,7 @@ def tune(source: str, overrides: Sequence[str], out: Path | None, resume: Path |
 
 
 def plot(folders: Sequence[Path], out: Path, metric: str | None) -> int:
+    """Draws learning curves into the picture `out`."""
     from phalanx.cluster.plot import plot
     from phalanx.cluster.render import require_picture_path
 
@@ -131,6 +132,7 @@ def list_names(what: str) -> int:
 
 
 def show_config(run: str | None, overrides: Sequence[str], docs: bool) -> int:
+    """Prints a run's complete settings, or the documentation of all settings."""
     from phalanx.cluster.run_folder import CATALOGUE
     from phalanx.configs.docs import settings_docs
     from phalanx.configs.load import dump_run, load_run

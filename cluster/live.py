@@ -228,6 +228,7 @@ def number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
+    """`1:02:05`."""
     return str(timedelta(seconds=round(seconds)))
 
 

@@ -62,7 +62,7 @@ class ChunkStatistics(EpisodeStatistics, Protocol):
     @property
     def env_steps(self) -> int: ...
     @property
-    def crashed(self) -> int: ...  # environments that broke and were started again
+    def crashed(self) -> int: ...  # episodes dropped because their simulator broke
 
 
 def report_row(env_steps: int, updates: int, episodes: int, wall_s: float, *parts: Mapping[str, SupportsFloat]) -> Row:

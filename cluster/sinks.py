@@ -203,6 +203,7 @@ def read_rows(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def last_env_steps(folder: Path) -> int | None:
+    """Where metrics.jsonl ends; None where there is no row."""
     rows = read_rows(folder)
     return int(rows[-1][ENV_STEPS]) if rows else None
 
