@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -123,3 +126,33 @@ def test_bare_names_are_not_installed(folder: str, site: Path, tmp_path: Path) -
     done = run(sys.executable, "-S", "-c", f"import {folder}", cwd=tmp_path, PYTHONPATH=str(site))
     assert done.returncode == 1
     assert f"No module named '{folder}'" in done.stderr
+
+
+def imported_libraries(*folders: str) -> set[str]:
+    """Top-level names of what the folders import and Python does not bring, lazily or not."""
+    found = set()
+    for path in (p for folder in folders for p in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.split(".")[0])
+    return found - set(sys.stdlib_module_names) - {"phalanx", "tests", "benchmarks"}
+
+
+def declared(requirements: list[str]) -> set[str]:
+    return {re.split(r"[\[>=<;! ]", requirement)[0].lower() for requirement in requirements}
+
+
+def test_every_library_is_declared(site: Path) -> None:
+    """What is imported comes with `pip install`, in the tests with the extra `dev`; nothing is left to luck."""
+    (metadata,) = site.glob("phalanx_marl-*.dist-info/METADATA")
+    lines = re.findall(r"^Requires-Dist: (.*)$", metadata.read_text(), re.MULTILINE)
+    core = declared([line for line in lines if "extra ==" not in line])
+    everything = declared(lines)
+    distributions = packages_distributions()
+    for folders, allowed in ((FOLDERS, core), (("tests", "benchmarks"), everything)):
+        for library in imported_libraries(*folders):
+            names = {name.lower() for name in distributions.get(library, [library])}
+            names |= {name.replace("_", "-") for name in names} | {name.removesuffix("_core") for name in names}
+            assert names & allowed, f"{library} is imported in {', '.join(folders)} but not declared"
