@@ -82,7 +82,7 @@ class Terms:
 
     values: Tensor  # [K, T+1, B, N, A] online, every action
     mean_values: Tensor  # [T+1, B, N, A], over K
-    target_values: Tensor  # [N_K, T+1, B, N, A], drawn members only
+    target_values: Tensor | None  # [N_K, T+1, B, N, A], drawn members only; None where the target does without them
     greedy: Tensor  # [T+1, B, N], online
     chosen: Tensor  # [T, B, N], online mean of the stored actions
     q_tot: Tensor  # [H, T, B]
@@ -164,8 +164,7 @@ class ValueMixing(Algorithm):
         q_tot, generated = self.mix(self.mixer, chosen, state[:-1])
         with torch.no_grad():
             greedy = mask_unavailable(mean_values.detach(), avail).argmax(-1)
-            target_values = self.target_agents(inputs, agents_drawn)[0].view(-1, *shape)
-            greedy_values = self.greedy_values(inputs, target_values, greedy, state, avail, mixers_drawn)
+            greedy_values, target_values = self.greedy_values(inputs, greedy, state, avail, agents_drawn, mixers_drawn)
             next_value = self.pessimistic(greedy_values[:, 1:])
             target = one_step_target(batch.reward.t(), batch.terminated.t(), next_value, self.settings.gamma)
         terms = Terms(
@@ -186,19 +185,21 @@ class ValueMixing(Algorithm):
     def greedy_values(
         self,
         inputs: Tensor,
-        target_values: Tensor,
         greedy: Tensor,
         state: Tensor,
         avail: Tensor,
+        agents_drawn: Tensor | None,
         mixers_drawn: Tensor | None,
-    ) -> Tensor:
-        """The target networks' value of the greedy joint action at every step, of every drawn mixer: [N_H, T+1, B].
+    ) -> tuple[Tensor, Tensor | None]:
+        """The target networks' value of the greedy joint action at every step, of every drawn mixer: [N_H, T+1, B];
+        and the values of every action that it comes from (`Terms.target_values`).
 
         The minimum over the drawn agent networks is taken for every action before one is chosen (DEMAR Eq. 8).
         """
-        pessimistic = target_values[0] if target_values.shape[0] == 1 else target_values.amin(0)
+        values = self.target_agents(inputs, agents_drawn)[0].view(-1, *avail.shape)
+        pessimistic = values[0] if values.shape[0] == 1 else values.amin(0)
         best = self.greedy_agent_values(mask_unavailable(pessimistic, avail), greedy)
-        return self.mix(self.target_mixer, best, state, mixers_drawn)[0]
+        return self.mix(self.target_mixer, best, state, mixers_drawn)[0], values
 
     def greedy_agent_values(self, masked: Tensor, greedy: Tensor) -> Tensor:
         """masked: [T, B, N, A], greedy: [T, B, N]. Each agent's value of its best action, [T, B, N]."""

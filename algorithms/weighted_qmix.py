@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from phalanx.algorithms.common.agents import RecurrentAgents
@@ -40,6 +40,17 @@ class WeightedQMIXSettings(ValueMixingSettings):
     double_q: Literal[True] = Field(default=True, description="always: the greedy joint action is the online one")
     weighting: WeightingSettings = Field(default=WeightingSettings(), description="the weighting of the projection")
     central: CentralSettings = Field(default=CentralSettings(), description="the unrestricted joint value Q̂*")
+
+    @model_validator(mode="after")
+    def _no_idle_subsets(self) -> WeightedQMIXSettings:
+        drawn = (self.ensemble.agents_subset, self.ensemble.mixers_subset)
+        if self.central.mixer != "none" and drawn != (None, None):
+            raise ValueError(
+                f"ensemble.agents_subset={drawn[0]} and ensemble.mixers_subset={drawn[1]} choose target networks, but"
+                f" with central.mixer={self.central.mixer} the target comes from Q̂*: leave them null, or set"
+                " central.mixer=none"
+            )
+        return self
 
 
 class WeightedQMIX(ValueMixing):
@@ -83,16 +94,16 @@ class WeightedQMIX(ValueMixing):
     def greedy_values(
         self,
         inputs: Tensor,
-        target_values: Tensor,
         greedy: Tensor,
         state: Tensor,
         avail: Tensor,
+        agents_drawn: Tensor | None,
         mixers_drawn: Tensor | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         if not self.has_central:
-            return super().greedy_values(inputs, target_values, greedy, state, avail, mixers_drawn)
+            return super().greedy_values(inputs, greedy, state, avail, agents_drawn, mixers_drawn)
         utilities = self.target_central_agents(inputs)[0].view(avail.shape)
-        return self.central_value(utilities, greedy, state, self.target_central_mixer).unsqueeze(0)
+        return self.central_value(utilities, greedy, state, self.target_central_mixer).unsqueeze(0), None
 
     def add_losses(self, terms: Terms, inputs: Tensor, state: Tensor, actions: Tensor) -> None:
         super().add_losses(terms, inputs, state, actions)

@@ -34,7 +34,7 @@ class EpisodeBatch:
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """[B]: transitions of each episode."""
-        return self.filled[:, :-1].sum(axis=1)
+        return np.asarray(self.filled[:, :-1].sum(axis=1), np.int64)
 
     def trimmed(self) -> EpisodeBatch:
         """Cut to the longest episode of the batch: padding costs learning time."""

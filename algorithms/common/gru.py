@@ -43,9 +43,7 @@ class _GRUSequence(torch.autograd.Function):
     """tanh is computed as 2 sigmoid(2 ·) - 1, several times faster on a CPU: what enters it carries the factor 2."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
         members, steps, rows, inputs = x.shape
         size = weight_hh.shape[2]
         flat = x.reshape(members, steps * rows, inputs)

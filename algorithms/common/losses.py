@@ -6,10 +6,7 @@ from torch import Tensor
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over valid entries. values: [..., T, B]; mask: [T, B] bool, for all leading dimensions alike.
-
-    Masked entries are replaced, not multiplied by zero: they may be anything, even infinite.
-    """
+    """Mean over valid entries. values: [..., T, B]; mask: [T, B] bool, for all leading dimensions alike."""
     leading = values.numel() // mask.numel()
     return values.masked_fill(~mask, 0.0).sum() / (mask.sum() * leading)
 
@@ -19,5 +16,6 @@ def weighted_squared_error(prediction: Tensor, target: Tensor, mask: Tensor, wei
 
     prediction: [..., T, B]; target: broadcastable to it; mask: [T, B] bool; weight: like prediction, or None for 1.
     """
-    error = (prediction - target).square()
+    # Replaced before squaring, not multiplied by zero after it: a masked entry may be anything, even infinite.
+    error = (prediction - target).masked_fill(~mask, 0.0).square()
     return masked_mean(error if weight is None else error * weight, mask)

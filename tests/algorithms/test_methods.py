@@ -207,9 +207,16 @@ def test_demar_without_ensembles_is_qmix_to_the_bit() -> None:
 @pytest.mark.parametrize("name", MIXING)
 def test_ensembles_and_the_regulariser_serve_every_mixing_method(name: str) -> None:
     ensemble = {"agents": 2, "agents_subset": 1, "mixers": 3, "mixers_subset": 2}
-    algorithm = build(name, ensemble=ensemble, regulariser={"alpha": 0.1})
+    own_target: dict[str, Any] = {"central": {"mixer": "none"}} if name in ("ow_qmix", "cw_qmix") else {}
+    algorithm = build(name, ensemble=ensemble, regulariser={"alpha": 0.1}, **own_target)
     found = terms(algorithm, random_batch(0, [3, 5]))
     assert found.values.shape[0] == 2 and found.q_tot.shape[0] == 3 and found.losses["loss_reg"].item() > 0
+
+
+@pytest.mark.parametrize("name", ["ow_qmix", "cw_qmix"])
+def test_subsets_that_would_choose_nothing_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"ensemble\.mixers_subset=2.*central\.mixer=none"):
+        build(name, ensemble={"mixers": 3, "mixers_subset": 2})
 
 
 # -- Weighted QMIX -----------------------------------------------------------------------------------------------------

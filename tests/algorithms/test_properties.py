@@ -165,7 +165,7 @@ def test_longer_padding_changes_nothing(seed: int, name: str, episodes: list[int
 @quick
 @given(seed=seeds, name=st.sampled_from(NAMES), episodes=st.permutations(range(4)))
 def test_the_order_of_episodes_does_not_matter(seed: int, name: str, episodes: list[int]) -> None:
-    algorithm = build(name, seed=seed, ensemble={"agents": 2, "agents_subset": 1})
+    algorithm = build(name, seed=seed, ensemble={"agents": 2})
     batch = random_batch(seed, [3, 1, 5, 2])
     assert_same(learned(algorithm, batch), learned(algorithm, rows(batch, episodes)), 1e-11)
 

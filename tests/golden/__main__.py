@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 from tests.golden.cases import NotThereYet
 from tests.golden.checker import TOLERANCE, check_file
 from tests.golden.parameters import Unmapped
+
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, Unmapped)
+DAMAGED += (zipfile.BadZipFile, zlib.error)
 
 
 def main(arguments: list[str]) -> int:
@@ -35,7 +39,7 @@ def _check(path: Path) -> int:
     except NotThereYet as error:
         print(f"{path.name}: algorithm {error} is not there yet")
         return 3
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, RuntimeError, Unmapped) as error:
+    except DAMAGED as error:
         print(f"{path.name}: FAILED, cannot be compared: {type(error).__name__}: {error}")
         return 1
     verdict = "ok" if report.passed else "FAILED"

@@ -55,6 +55,8 @@ def build(hp: Mapping[str, Any], data: Arrays, dtype: torch.dtype) -> ValueMixin
         }
         settings["regulariser"] = {"alpha": float(hp["hyper_alpha"])}
     if case in ("ow_qmix", "cw_qmix"):
+        if hp.get("qmix_loss", 1) != 1 or hp.get("central_loss", 1) != 1:
+            raise ValueError("qmix_loss and central_loss other than 1: ours weigh both losses alike")
         settings["weighting"] = {"alpha": float(hp["w"])}
         settings["central"] = {"mixer": hp["central_mixer"], "embed": int(hp["central_mixing_embed_dim"])}
     kind = algorithm_class(case)

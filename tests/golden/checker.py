@@ -25,6 +25,7 @@ from tests.golden.parameters import Unmapped, parameter_keys, slot
 TOLERANCE = 1e-9
 TOLERANCE_F32 = 1e-4  # of the few values that the file also holds in single precision
 _COMPARED = ("out/", "loss/", "grad/", "after/", "after2/", "step2/", "log/", "f32/")
+_REQUIRED = ("loss/total", "grad/", "after/")  # without these a file shows nothing
 
 
 @dataclass
@@ -67,7 +68,9 @@ def check_file(path: Path) -> Report:
     ours = compute(hp, data, torch.float64)
     single = compute(hp, data, torch.float32) if any(key.startswith("f32/") for key in data) else {}
     ours |= {f"f32/{key}": value for key, value in single.items()}
-    report = Report(0.0, "-", [], [])
+    report = Report(
+        0.0, "-", [], [f"{part} (missing)" for part in _REQUIRED if not any(k.startswith(part) for k in data)]
+    )
     for key in data:
         if not key.startswith(_COMPARED):
             continue
@@ -188,7 +191,7 @@ def _value_outputs(algorithm: ValueMixing, batch: TensorBatch, terms: Terms) -> 
     hidden = algorithm.agents(inputs)[1]
     target_values = algorithm.target_agents(inputs)[0].view(-1, *terms.values.shape[1:])
     ensemble = has_member_axis(algorithm)
-    masked = mask_unavailable(terms.target_values.amin(0), _episodes_first(batch.avail))[1:]
+    masked = mask_unavailable(_drawn_minimum(terms), _episodes_first(batch.avail))[1:]
     return {
         "out/q_online": _members_last(terms.values, ensemble),
         "out/q_target": _members_last(target_values, ensemble),
@@ -204,6 +207,12 @@ def _value_outputs(algorithm: ValueMixing, batch: TensorBatch, terms: Terms) -> 
         ),
         "out/next_target": _episodes_first(algorithm.pessimistic(terms.greedy_values[:, 1:])),
     }
+
+
+def _drawn_minimum(terms: Terms) -> Tensor:
+    if terms.target_values is None:  # the target does not use them
+        return torch.full_like(terms.mean_values, torch.nan)
+    return terms.target_values.amin(0)
 
 
 def has_member_axis(algorithm: ValueMixing) -> bool:
@@ -258,7 +267,7 @@ def _generated_outputs(algorithm: ValueMixing, batch: TensorBatch, terms: Terms)
     assert generated is not None
     mask, n = terms.mask, algorithm.spec.n_agents
     state, avail = _episodes_first(batch.state), _episodes_first(batch.avail)
-    masked = mask_unavailable(terms.target_values.amin(0), avail)[1:]
+    masked = mask_unavailable(_drawn_minimum(terms), avail)[1:]
     best = algorithm.greedy_agent_values(masked, terms.greedy[1:])
     every, target_generated = algorithm.mix(algorithm.target_mixer, best, state[1:])
     assert target_generated is not None

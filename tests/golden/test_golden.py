@@ -164,10 +164,11 @@ def make_mistake(mistake: str, monkeypatch: pytest.MonkeyPatch, data: Arrays) ->
         mask = torch.from_numpy(data["out/mask"]).t().reshape(-1)
         return l1_of(weights) * mask * mask.numel() / mask.sum()
 
-    def with_target_greedy(greedy_values: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def patched(self: ValueMixing, inputs: Tensor, targets: Tensor, greedy: Tensor, *rest: Any) -> Tensor:
-            theirs = value_mixing.mask_unavailable(targets.amin(0), rest[1]).argmax(-1)
-            return greedy_values(self, inputs, targets, theirs, *rest)
+    def with_target_greedy(greedy_values: Callable[..., Any]) -> Callable[..., Any]:
+        def patched(self: ValueMixing, inputs: Tensor, greedy: Tensor, state: Tensor, avail: Tensor, *rest: Any) -> Any:
+            values = self.target_agents(inputs, rest[0])[0].view(-1, *avail.shape).amin(0)
+            theirs = value_mixing.mask_unavailable(values, avail).argmax(-1)
+            return greedy_values(self, inputs, theirs, state, avail, *rest)
 
         return patched
 
