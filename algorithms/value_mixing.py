@@ -159,7 +159,7 @@ class ValueMixing(Algorithm):
 
         flat_values, _ = self.agents(inputs)
         values = flat_values.view(-1, *shape)
-        mean_values = values[0] if values.shape[0] == 1 else values.mean(0)
+        mean_values = values.squeeze(0) if values.shape[0] == 1 else values.mean(0)
         chosen = take(mean_values[:-1], actions)
         q_tot, generated = self.mix(self.mixer, chosen, state[:-1])
         with torch.no_grad():

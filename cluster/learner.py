@@ -53,6 +53,20 @@ def make_optimiser(settings: AlgorithmSettings, parameters: Sequence[torch.nn.Pa
     return torch.optim.RMSprop(parameters, lr=settings.lr, alpha=0.99, eps=1e-5, foreach=True)
 
 
+def flattened(parameters: Sequence[torch.nn.Parameter]) -> torch.nn.Parameter:
+    """One parameter whose memory, and whose gradient's memory, the given ones share from now on, in their order: the
+    optimiser and the clip then take a few operations instead of a few for each parameter."""
+    flat = torch.nn.Parameter(torch.cat([parameter.detach().reshape(-1) for parameter in parameters]))
+    flat.grad = torch.zeros_like(flat)
+    start = 0
+    for parameter in parameters:
+        part = slice(start, start + parameter.numel())
+        parameter.data = flat.data[part].view_as(parameter)
+        parameter.grad = flat.grad[part].view_as(parameter)
+        start = part.stop
+    return flat
+
+
 class Learner:
     """Algorithm, optimiser and the learner's randomness. `updates` counts optimiser steps."""
 
@@ -61,8 +75,8 @@ class Learner:
         self.device = choose_device(run.learner.device)
         self.algorithm = make_algorithm(run, spec).to(self.device)
         self.updates = 0
-        self._parameters = self.algorithm.trained_parameters()
-        self._optimiser = make_optimiser(run.algorithm, self._parameters)
+        self._flat = flattened(self.algorithm.trained_parameters())
+        self._optimiser = make_optimiser(run.algorithm, [self._flat])
         self._rng = generator(run.seed, Purpose.LEARNER)
         self._last_batch: TensorBatch | None = None  # for the report's diagnostics
         self._sums: dict[str, Tensor] = {}
@@ -93,12 +107,12 @@ class Learner:
         on_cpu = self.device.type == "cpu"
         if on_cpu and not math.isfinite(loss.item()):
             self._require_finite(self.updates + 1, {**metrics, "loss": loss})
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimiser.zero_grad(set_to_none=False)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.run.algorithm.grad_norm_clip, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(self._flat, self.run.algorithm.grad_norm_clip)
         metrics["grad_norm"] = norm
         if on_cpu and not math.isfinite(norm.item()):
-            self._optimiser.zero_grad(set_to_none=True)
+            self._optimiser.zero_grad(set_to_none=False)
             self._require_finite(self.updates + 1, metrics)
         self._optimiser.step()
         self.updates += 1

@@ -23,8 +23,9 @@ class StackedLinear(nn.Module):
         """x: [R, in], the same for all members, or [K, R, in]. Returns [K, R, out]; `members` (indices) selects."""
         weight, bias = selected(self.weight, members), selected(self.bias, members)
         if weight.shape[0] == 1:  # one member: a plain product, without the overhead of a batched one
-            flat = x if x.dim() == 2 else x[0]
-            return torch.addmm(bias[0], flat, weight[0].t()).unsqueeze(0)
+            # squeeze, not an index, whose backward pass would write zeros around the gradient
+            flat = x if x.dim() == 2 else x.squeeze(0)
+            return torch.addmm(bias.squeeze(0), flat, weight.squeeze(0).t()).unsqueeze(0)
         return torch.baddbmm(bias.unsqueeze(1), x.expand(weight.shape[0], -1, -1), weight.transpose(1, 2))
 
 

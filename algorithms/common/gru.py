@@ -103,11 +103,14 @@ def _backward_through_time(
     reset, update = gates[..., :size], gates[..., size:]
     sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
     # dh'/d(pre-activations), for all steps at once; each is then only multiplied by dL/dh'.
-    d_new = tanh_backward(1 - update, new)
     factors = new.new_empty(members, steps, rows, 3, size)
-    factors[..., 0, :] = sigmoid_backward((d_new * recurrent).mul_(0.5), reset)
-    factors[..., 1, :] = sigmoid_backward(hidden[:, :-1] - new, update)
-    torch.mul(d_new, reset, out=factors[..., 2, :])
+    d_reset, d_update, d_recurrent = factors.unbind(-2)
+    scratch = torch.sub(hidden[:, :-1], new)
+    sigmoid_backward(scratch, update, grad_input=d_update)
+    torch.sub(1.0, update, out=scratch)
+    d_new = tanh_backward(scratch, new)
+    torch.mul(d_new, reset, out=d_recurrent)
+    sigmoid_backward(torch.mul(d_new, recurrent, out=scratch).mul_(0.5), reset, grad_input=d_reset)
 
     d_gates = factors.view(members, steps, rows, 3 * size)
     d_hidden = torch.empty_like(new)
