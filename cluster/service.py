@@ -105,15 +105,15 @@ class Coordinator(tune.Trainable):
             self._go_back()  # Tune tries a trial again that broke
         if not self._inside_tune:
             require_placeable(self.run, nodes())
-        self._fleet = RayFleet(self.run)
+        self.fleet = RayFleet(self.run)
         try:
-            self._spec = self._fleet.start()
+            self._spec = self.fleet.start()
             if not self.folder.config.exists():
                 self.folder = RunFolder.create(self.folder.path, self.run)
             if self._start_from is None:
                 self.folder.write_metadata(self.run, self._spec)
         except BaseException:
-            self._fleet.close()
+            self.fleet.close()
             raise
 
     @property
@@ -182,7 +182,7 @@ class Coordinator(tune.Trainable):
     def cleanup(self) -> None:
         if self._engine is not None and self._inside_tune:
             self.close("completed" if self.finished else "stopped")
-        self._fleet.close()
+        self.fleet.close()
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -200,7 +200,7 @@ class Coordinator(tune.Trainable):
         if self._engine is None:
             checkpoint, progress = self._start_from or (None, None)
             engine = Rounds if self.run.mode == "sync" else Pipeline
-            self._engine = engine(self.run, self._spec, self._fleet, Diary(self.run, self.folder, progress))
+            self._engine = engine(self.run, self._spec, self.fleet, Diary(self.run, self.folder, progress))
             self._engine.begin(checkpoint)
         return self._engine
 
@@ -242,8 +242,8 @@ class Coordinator(tune.Trainable):
     def _restart_fleet(self) -> None:
         """Has every actor begin anew, also those that are well: nothing of the time after the checkpoint remains."""
         back: list[Member] = []
-        calls = Calls(self._fleet, lambda member: calls.revive(member, lambda: back.append(member)))
-        members = self._fleet.members
+        calls = Calls(self.fleet, lambda member: calls.revive(member, lambda: back.append(member)))
+        members = self.fleet.members
         for member in members:
             calls.revive(member, partial(back.append, member))
         while len(back) < len(members):

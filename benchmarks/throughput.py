@@ -1,0 +1,90 @@
+"""End to end: env steps per second of QMIX on simple_spread while it learns, against raw mpe2 in the same run.
+
+    python -m benchmarks.throughput [--seconds 20] [--env-steps-per-update 200,25] [key=value ...]
+
+The run is the shipped `qmix_spread` (N=3, hidden 64, batches of 32 episodes) in async mode. One JSON line for each
+number of env steps per update: env steps/s and its ratio to mpe2's (one process, random actions, measured before and
+after, the mean counts), updates/s, milliseconds of an update, policy lag, and processor seconds per second of each
+process. Episodes have 25 steps, so 200 env steps per update are 8 new episodes, and 25 are one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+
+from benchmarks.common import emit, raw_mpe2_steps_per_s, set_threads
+
+EPISODE_STEPS = 25
+BATCH_EPISODES = 32
+WARM_UP_S = 5.0
+
+
+def measure(env_steps_per_update: int, seconds: float, overrides: Sequence[str]) -> dict[str, float]:
+    """One run for `seconds` after a warm-up."""
+    from benchmarks.service import coordinator, cpu_seconds
+
+    samples_per_insert = BATCH_EPISODES * EPISODE_STEPS / env_steps_per_update
+    settings = (
+        "total_env_steps=1000000000",
+        "checkpoint.every_env_steps=1000000000",
+        f"learner.batch_episodes={BATCH_EPISODES}",
+        f"replay.samples_per_insert={samples_per_insert:g}",
+        "report.every_s=1",
+        *overrides,
+    )
+    with coordinator("qmix_spread", settings) as run:
+        until = time.monotonic() + WARM_UP_S
+        while time.monotonic() < until or run.progress.updates == 0:
+            run.step()
+        began, cpu = time.monotonic(), cpu_seconds()
+        env_steps, updates = run.progress.env_steps, run.progress.updates
+        rows = []
+        while time.monotonic() - began < seconds:
+            rows.append(run.step())
+        took = time.monotonic() - began
+        spent = {name: value - cpu[name] for name, value in cpu_seconds().items()}
+        made = run.progress.updates - updates
+        played = run.progress.env_steps - env_steps
+
+    def mean_of(key: str) -> float:
+        return statistics.fmean(row[key] for row in rows if key in row)
+
+    return {
+        "env_steps_per_s": played / took,
+        "updates_per_s": made / took,
+        "env_steps_per_update": played / made,
+        "update_ms": mean_of("learner/update_ms"),
+        "policy_lag": mean_of("learner/policy_lag_mean"),
+        **{f"cpu_{name}": value / took for name, value in spent.items()},
+    }
+
+
+def main() -> None:
+    """Prints one row for each setting."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=20.0, help="measured time of each setting")
+    parser.add_argument("--env-steps-per-update", default="200,25", help="settings, separated by commas")
+    parser.add_argument("overrides", nargs="*", help="settings of the run, such as rollout.envs_per_stream=32")
+    options = parser.parse_args()
+    set_threads(1)
+    raw = [raw_mpe2_steps_per_s("simple_spread", 3.0)]
+    for setting in map(int, options.env_steps_per_update.split(",")):
+        row = measure(setting, options.seconds, options.overrides)
+        raw.append(raw_mpe2_steps_per_s("simple_spread", 3.0))
+        mpe2 = statistics.fmean(raw[-2:])
+        emit(
+            benchmark="throughput",
+            task="simple_spread",
+            algorithm="qmix",
+            setting=f"{setting} env steps per update",
+            ratio_to_mpe2=row["env_steps_per_s"] / mpe2,
+            mpe2_env_steps_per_s=mpe2,
+            **row,
+        )
+
+
+if __name__ == "__main__":
+    main()
