@@ -51,8 +51,7 @@ class Replay:
         _require_memory(total, self.capacity, per_episode)
         one = empty_batch(spec, 1, float_type=self._storage)
         self._rings = {
-            name: np.zeros((self.capacity, *getattr(one, name).shape[1:]), getattr(one, name).dtype)
-            for name in _STORED
+            name: np.zeros((self.capacity, *getattr(one, name).shape[1:]), getattr(one, name).dtype) for name in _STORED
         }
         self._lengths = np.zeros(self.capacity, np.int64)
         self._next = 0  # slot of the next episode

