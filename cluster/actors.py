@@ -40,16 +40,26 @@ class StateLost(Exception):
 
 
 def thread_variables(threads: int) -> dict[str, str]:
-    """Environment of an actor's process. Spinning OpenMP threads are ruinous where processes share cores."""
+    """Environment of an actor's process. OpenMP threads that spin for long are ruinous where processes share cores,
+    ones that sleep at once wake too late: several spin for some microseconds, a single one has nothing to wait for."""
     number = str(threads)
     return {
         "OMP_NUM_THREADS": number,
         "MKL_NUM_THREADS": number,
         "OPENBLAS_NUM_THREADS": number,
         "OMP_WAIT_POLICY": "PASSIVE",
-        "GOMP_SPINCOUNT": "0",
+        "GOMP_SPINCOUNT": "0" if threads == 1 else "5000",
         "KMP_BLOCKTIME": "0",
     }
+
+
+# Of the learner's process: what torch gives back stays there, in large pages where the system has them, because the next
+# update asks for it again.
+MEMORY_VARIABLES = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
 
 
 class _Shell:
@@ -300,7 +310,7 @@ class RayFleet(Fleet):
             max_restarts=-1,
             max_task_retries=0,  # inserts and updates must not be made twice
             scheduling_strategy=strategy,
-            runtime_env={"env_vars": thread_variables(threads)},
+            runtime_env={"env_vars": thread_variables(threads) | (MEMORY_VARIABLES if shell is LearnerActor else {})},
         )
         member = Member(name, actor.remote(name), begin)
         self._members[member.handle._actor_id.hex()] = member
