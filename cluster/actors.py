@@ -53,8 +53,8 @@ def thread_variables(threads: int) -> dict[str, str]:
     }
 
 
-# Of the learner's process: what torch gives back stays there, in large pages where the system has them, because the next
-# update asks for it again.
+# Of the learner's process: what torch gives back stays there, in large pages where the system has them, because the
+# next update asks for it again.
 MEMORY_VARIABLES = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
