@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import psutil
@@ -19,10 +20,10 @@ ACTORS = ("RolloutActor", "ReplayActor", "LearnerActor", "EvaluatorActor")
 
 @contextmanager
 def coordinator(source: str, overrides: Sequence[str]) -> Iterator[Coordinator]:
-    """A run on Ray of its own, in a folder that is thrown away."""
+    """A run on Ray of its own, in a folder that is thrown away. What Ray prints meanwhile goes to stderr."""
     run = load_run(source, overrides, catalogue=CATALOGUE)
     ours = connect(run.cluster)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         made = Coordinator({"run": run.model_dump(mode="json"), "folder": str(Path(folder) / "run")})
         try:
             yield made

@@ -16,6 +16,7 @@ from ray import tune
 from ray.exceptions import RaySystemError
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
+from phalanx.cluster import metrics
 from phalanx.cluster.actors import RayFleet
 from phalanx.cluster.calls import Calls
 from phalanx.cluster.diary import Diary, resume_point
@@ -36,6 +37,7 @@ log = logging.getLogger("phalanx.service")
 
 OBJECT_STORE_BYTES = 768 * 2**20  # of a Ray that we start: chunks, batches and weights pass through, none stays
 MOST_REWINDS = 5  # to the same checkpoint
+FAILURE = "failure"  # in a trial's last result: why the run broke
 IN_TUNE = "phalanx"  # folder of our checkpoint within Tune's
 
 
@@ -98,6 +100,7 @@ class Coordinator(tune.Trainable):
         self._engine: Pipeline | Rounds | None = None
         self._start_from: tuple[Path, Progress] | None = None
         self._known_checkpoint: Path | None = None
+        self._closed = False
         self._rewinds: Counter[int] = Counter()
         if config.get("resume"):
             self._start_from = self._newest_checkpoint()
@@ -125,20 +128,28 @@ class Coordinator(tune.Trainable):
         return self._begun().diary.progress
 
     def step(self) -> dict[str, Any]:
-        """Goes on until the next report. A search's scheduler needs an evaluation in every result, so inside Tune the
-        first result waits for the first evaluation."""
-        row: Row = {}
+        """Goes on until the next report, which it returns."""
+        return self._trial_step() if self._inside_tune else dict(self._period())
+
+    def _period(self) -> Row:
         while True:
             try:
-                row = self._begun().period(self.stop_asked) or row
+                return self._begun().period(self.stop_asked) or {}
             except Rewind as lost:
                 self._rewind(lost)
-                continue
-            if not self._inside_tune:
-                return dict(row)
-            evaluated = {key: value for key, value in self.progress.final.items() if key.startswith("eval/")}
-            if evaluated or self.finished:
-                return {**evaluated, **row, DONE: self.finished, SHOULD_CHECKPOINT: self._has_new_checkpoint()}
+
+    def _trial_step(self) -> dict[str, Any]:
+        """A result for a search: it has the newest evaluation, which schedulers decide by, so the first one waits for
+        the first evaluation. A run that breaks ends with its sentence as `failure`: trying again would not help."""
+        row: Row = {}
+        while not (self.finished or any(key.startswith("eval/") for key in row)):
+            try:
+                row = self._period()
+            except RunFailed as failure:
+                self.fail(str(failure))
+                return {metrics.ENV_STEPS: self.progress.env_steps, FAILURE: str(failure), DONE: True}
+            row = {**{key: value for key, value in self.progress.final.items() if key.startswith("eval/")}, **row}
+        return {**row, DONE: self.finished, SHOULD_CHECKPOINT: self._has_new_checkpoint()}
 
     def checkpoint(self) -> Path:
         """Writes a checkpoint into the run folder."""
@@ -177,10 +188,12 @@ class Coordinator(tune.Trainable):
 
     def close(self, exit_reason: str) -> dict[str, Any]:
         """Writes the summary, which it returns."""
+        self._closed = True
         return self._begun().diary.close(exit_reason)
 
     def cleanup(self) -> None:
-        if self._engine is not None and self._inside_tune:
+        """Ends the actors. In a search this is also where a trial that was given up ends."""
+        if self._engine is not None and self._inside_tune and not self._closed:
             self.close("completed" if self.finished else "stopped")
         self.fleet.close()
 

@@ -18,7 +18,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from phalanx.cluster.metrics import ENV_STEPS
 from phalanx.cluster.placement import require_placeable
 from phalanx.cluster.run_folder import CATALOGUE
-from phalanx.cluster.service import Coordinator, connect, nodes
+from phalanx.cluster.service import FAILURE, Coordinator, connect, nodes
 from phalanx.configs.errors import RunFailed, UserError
 from phalanx.configs.search import Point, asha_env_steps, base_run, trial_points, trial_run
 from phalanx.configs.settings import RunSettings, SearchSettings
@@ -37,7 +37,7 @@ class Trial:
 
     point: Point
     folder: Path  # its run folder
-    score: float  # the search's metric at the end; NaN where the trial broke before it had one
+    score: float  # the search's metric at the end; NaN where the trial broke
     metrics: dict[str, Any]  # its last result
     error: str | None = None
 
@@ -60,6 +60,8 @@ def run_search(search: SearchSettings, out: Path, *, resume: bool = False) -> li
     _require_folder(out, resume)
     # A trial's process stays in the folder where the command was given: relative paths in settings mean that one.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    # The last result of a trial that broke has no metric; a metric that no trial has is refused below.
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     ours = connect(base.cluster)
     try:
         for point in points:
@@ -173,5 +175,8 @@ def _name(trial: Any) -> str:
 def _trial(metric: str, result: Any) -> Trial:
     config = result.config["trial"]
     metrics = dict(result.metrics or {})
-    error = (str(result.error).strip().splitlines() or ["unknown"])[-1] if result.error else None
-    return Trial(config["point"], Path(config["folder"]), float(metrics.get(metric, math.nan)), metrics, error)
+    error = metrics.get(FAILURE)
+    if error is None and result.error:
+        error = (str(result.error).strip().splitlines() or ["unknown"])[-1]
+    score = math.nan if error else float(metrics.get(metric, math.nan))
+    return Trial(config["point"], Path(config["folder"]), score, metrics, error)
