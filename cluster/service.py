@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -60,14 +61,22 @@ def connect(settings: ClusterSettings) -> bool:
             " give host:port of the head and run this on one of the cluster's nodes"
         )
     try:
+        _require_listener(address)
         ray.init(address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, RaySystemError) as error:
+    except (OSError, RuntimeError, ValueError, RaySystemError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{origin}: no Ray cluster could be joined ({reason}); start one with `ray start --head`, or set"
             " cluster.address=null and unset RAY_ADDRESS to use Ray on this machine alone"
         ) from error
     return True
+
+
+def _require_listener(address: str) -> None:
+    """OSError where nobody listens at host:port: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
 
 
 def nodes() -> list[dict[str, float]]:

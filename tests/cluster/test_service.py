@@ -154,6 +154,13 @@ def test_addresses_that_cannot_be_joined(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(UserError, match="ray job submit"):
         connect(ClusterSettings(address="ray://localhost:1"))
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"cluster\.address=127\.0\.0\.1:1: no Ray cluster could be joined"):
+        connect(ClusterSettings(address="127.0.0.1:1"))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:2")
+    with pytest.raises(UserError, match=r"RAY_ADDRESS=127\.0\.0\.1:2"):
+        connect(ClusterSettings())
+    assert time.monotonic() - began < 15
 
 
 def cli(*arguments: str) -> list[str]:
