@@ -49,7 +49,7 @@ def choose_device(device: Device) -> torch.device:
 def make_optimiser(settings: AlgorithmSettings, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """RMSprop with PyMARL's constants, or Adam."""
     if settings.optimiser == "adam":
-        return torch.optim.Adam(parameters, lr=settings.lr, foreach=True)
+        return torch.optim.Adam(parameters, lr=settings.lr, fused=True)
     return torch.optim.RMSprop(parameters, lr=settings.lr, alpha=0.99, eps=1e-5, foreach=True)
 
 
