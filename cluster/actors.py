@@ -9,7 +9,9 @@ The process of the replay imports this module, so torch (and everything that imp
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ from phalanx.cluster.calls import ActorLost
 from phalanx.cluster.chunk import Chunk, ChunkStats
 from phalanx.cluster.fleet import Fleet, Hello, Member, ReplayCount
 from phalanx.cluster.placement import Request, hosting, learner_request, worker_request
+from phalanx.cluster.replay import bytes_per_episode
 from phalanx.configs.errors import RunFailed
 
 if TYPE_CHECKING:
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
     from phalanx.cluster.rollout import Rollout
     from phalanx.configs.settings import ReplaySettings, RunSettings
     from phalanx.envs.team import TeamPolicy, TeamSpec
+
+
+log = logging.getLogger("phalanx.service")
 
 
 class StateLost(Exception):
@@ -259,6 +265,7 @@ class RayFleet(Fleet):
         hellos = [member.start() for member in (*self.workers, self.evaluator)]
         self.spec = self._started(hellos[0]).spec
         assert self.spec is not None
+        self._say_replay_size(self.spec)
         hellos += [self.replay.start(), self.learner.start()]
         for hello in hellos:
             self._started(hello)
@@ -325,6 +332,13 @@ class RayFleet(Fleet):
 
     def _learner_start(self, handle: Any) -> Any:
         return handle.start.remote(self._run, self.spec, self.threads)
+
+    def _say_replay_size(self, spec: TeamSpec) -> None:
+        """Before it is allocated, and where it can be read: the log of an actor stays on its node."""
+        settings = self._run.replay
+        per_episode = bytes_per_episode(spec, settings.storage)
+        episodes = min(settings.capacity_episodes, (settings.capacity_bytes or sys.maxsize) // per_episode)
+        log.info("replay: room for %s episodes, %.0f MB when full", f"{episodes:,}", episodes * per_episode / 1e6)
 
     def _started(self, hello: Any) -> Hello:
         try:

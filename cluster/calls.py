@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 CALL_LIMIT_S = 600.0  # no call takes longer unless it hangs
 RETURN_LIMIT_S = 180.0  # within which a lost actor must be back
 RETRY_S = 0.2
+MOST_LOSSES = 10  # of one actor within LOSSES_WITHIN_S: its process dies by what it does, not by accident
+LOSSES_WITHIN_S = 300.0
 
 
 class ActorLost(Exception):
@@ -45,6 +47,7 @@ class Calls:
         self._on_actor_lost = on_actor_lost
         self._calls: dict[Any, _Call] = {}
         self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._losses: dict[str, list[float]] = {}
         self._next_check = 0.0
 
     def add(
@@ -100,6 +103,14 @@ class Calls:
     def lose(self, member: Member) -> None:
         """Notes that `member` lost its state; news of its earlier calls no longer count as a loss."""
         member.generation += 1
+        now = monotonic()
+        recent = [at for at in self._losses.get(member.name, []) if now - at < LOSSES_WITHIN_S]
+        self._losses[member.name] = [*recent, now]
+        if len(recent) >= MOST_LOSSES:
+            raise RunFailed(
+                f"the {member.name} was lost {len(recent) + 1} times within {LOSSES_WITHIN_S / 60:.0f} minutes: its"
+                " process dies again and again (is there enough memory? Ray's logs say why)"
+            )
         self._on_actor_lost(member)
 
     def revive(self, member: Member, on_started: Callable[[], None]) -> None:

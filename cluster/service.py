@@ -104,7 +104,8 @@ class Coordinator(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         self.run = run_of(config)
         trial: Mapping[str, Any] | None = config.get("trial")
-        self.folder = RunFolder(Path(trial["folder"] if trial else config["folder"]))
+        # Absolute, because actors that write into it work in other folders.
+        self.folder = RunFolder(Path(trial["folder"] if trial else config["folder"]).absolute())
         self._inside_tune = trial is not None
         self._engine: Pipeline | Rounds | None = None
         self._start_from: tuple[Path, Progress] | None = None
