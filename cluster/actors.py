@@ -247,6 +247,14 @@ class RayFleet(Fleet):
         self._members: dict[str, Member] = {}
         self.workers: list[Member] = []
         self.hosting = hosting(run)
+        if len(self.hosting) < run.cluster.workers:
+            log.warning(
+                "cluster.workers=%d, but rollout.streams=%d: %d workers are started, the others would have nothing to"
+                " play (more streams change what is learned)",
+                run.cluster.workers,
+                run.rollout.streams,
+                len(self.hosting),
+            )
         for index, streams in enumerate(self.hosting):
             begin = self._worker_start(streams)
             self.workers.append(self._add(RolloutActor, f"worker {index}", worker_request(run), begin, spread=True))
