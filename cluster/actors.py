@@ -122,21 +122,22 @@ class RolloutActor(_Shell):
         chunk = self.rollout.play_round(stream, sequence, epsilon)
         return chunk, chunk.stats()
 
-    @ray.method(num_returns=2)
     def play_on(
         self,
         stream: int,
         sequence: int,
         epsilon: float,
         incarnation: int,
+        parts: int,
         weights: Weights | None = None,
         version: int = 0,
-    ) -> tuple[Chunk, ChunkStats]:
-        """As `play_round`; newer weights come along, which saves a call."""
+    ) -> tuple[Chunk | list[ChunkStats], ...]:
+        """`parts` chunks and the list of their statistics; asked for with `num_returns=parts + 1`. Newer weights come
+        along, which saves a call."""
         if weights is not None:
             self.rollout.set_weights(weights, version)
-        chunk = self.rollout.play_on(stream, sequence, epsilon, incarnation)
-        return chunk, chunk.stats()
+        chunks = self.rollout.play_on(stream, sequence, epsilon, incarnation).split(parts)
+        return *chunks, [chunk.stats() for chunk in chunks]
 
 
 class ReplayActor(_Shell):

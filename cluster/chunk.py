@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -40,3 +41,24 @@ class Chunk(ChunkStats):
 
     def stats(self) -> ChunkStats:
         return ChunkStats(**{f.name: getattr(self, f.name) for f in fields(ChunkStats)})
+
+    def split(self, parts: int) -> list[Chunk]:
+        """The same episodes in `parts` (at most M) chunks of about the same size, numbered on from `sequence`. What
+        was not of single episodes goes with the first."""
+        edges = [self.episodes * part // parts for part in range(parts + 1)]
+        return [self._part(number, slice(*edge)) for number, edge in enumerate(pairwise(edges))]
+
+    def _part(self, number: int, rows: slice) -> Chunk:
+        lengths = self.lengths[rows]
+        return replace(
+            self,
+            sequence=self.sequence + number,
+            env_steps=int(lengths.sum()),
+            returns=self.returns[rows],
+            lengths=lengths,
+            wins=None if self.wins is None else self.wins[rows],
+            metrics={name: values[rows] for name, values in self.metrics.items()},
+            crashed=self.crashed if number == 0 else 0,
+            timing=self.timing if number == 0 else {},
+            batch=EpisodeBatch(*(getattr(self.batch, f.name)[rows] for f in fields(EpisodeBatch))),
+        )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from phalanx.cluster.calls import ActorLost, Calls
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from phalanx.cluster.fleet import Fleet, Member, ReplayCount
     from phalanx.configs.settings import RunSettings
 
+PART_UPDATES = 8  # most updates that the episodes inserted at once may stand for: samples per insert swing by so much
+
 
 @dataclass
 class _Seat:
@@ -26,7 +29,7 @@ class _Seat:
     streams: list[int]
     turns: int = 0
     version: int = -1  # of the weights it has; -1: none
-    busy: bool = False  # plays, or its chunk waits to be inserted
+    busy: bool = False  # plays, or its chunks wait to be inserted
     up: bool = True
 
 
@@ -35,12 +38,20 @@ class _Played:
     seat: _Seat
     chunk: Any  # a reference: the coordinator never fetches episodes
     stats: ChunkStats
+    order: int  # of playing, over all workers: a stream's chunks are inserted in theirs
+    last: bool  # of what the worker played at once: it may go on
+
+
+def parts(run: RunSettings) -> int:
+    """Into how many chunks what a worker plays at once is cut, so that it can be inserted bit by bit."""
+    at_once = max(1, int(PART_UPDATES * run.learner.batch_episodes / run.replay.samples_per_insert))
+    return math.ceil(run.rollout.envs_per_stream / at_once)
 
 
 class Collecting:
     """Keeps every worker playing as long as the limiter lets its chunks in.
 
-    A worker goes on when its last chunk was handed to the replay, so that what it plays is fresh; while chunks wait,
+    A worker goes on when its chunks were handed to the replay, so that what it plays is fresh; while chunks wait,
     the learner has more than enough to do.
     """
 
@@ -61,6 +72,8 @@ class Collecting:
         self._waiting: deque[_Played] = deque()  # oldest first
         self._inserting = 0  # episodes
         self._env_steps_sent = diary.progress.env_steps  # inserted or under way
+        self._parts = parts(run)
+        self._count = 0
         self._lags: list[int] = []
         self.replay_size = 0  # episodes
 
@@ -101,23 +114,26 @@ class Collecting:
         stream = seat.streams[seat.turns % len(seat.streams)]
         seat.turns += 1
         sequence = self._progress.sequences[stream]
-        self._progress.sequences[stream] += 1
+        self._progress.sequences[stream] += self._parts
         newer = (published.weights, published.version) if published.version != seat.version else (None, 0)
         seat.version = published.version
         seat.busy = True
-        chunk, stats = seat.member.handle.play_on.remote(
-            stream, sequence, self._diary.epsilon, self._progress.incarnations[stream], *newer
+        play_on = seat.member.handle.play_on.options(num_returns=self._parts + 1)
+        *chunks, stats = play_on.remote(
+            stream, sequence, self._diary.epsilon, self._progress.incarnations[stream], self._parts, *newer
         )
         self._calls.add(
             seat.member,
             stats,
-            lambda stats: self._played(_Played(seat, chunk, stats)),
+            lambda stats: self._played(seat, chunks, stats),
             lambda lost: self._not_played(seat, lost),
         )
 
-    def _played(self, played: _Played) -> None:
-        self._lags.append(self._progress.updates - played.stats.weights_version)
-        self._waiting.append(played)
+    def _played(self, seat: _Seat, chunks: list[Any], stats: list[ChunkStats]) -> None:
+        self._lags.append(self._progress.updates - stats[0].weights_version)
+        for chunk, each in zip(chunks, stats, strict=True):
+            self._count += 1
+            self._waiting.append(_Played(seat, chunk, each, self._count, last=each is stats[-1]))
         self._on_change()
 
     def _not_played(self, seat: _Seat, lost: ActorLost) -> None:
@@ -131,7 +147,8 @@ class Collecting:
         count = self._fleet.replay.handle.insert.remote(played.chunk)
         self._inserting += played.stats.episodes
         self._env_steps_sent += played.stats.env_steps
-        played.seat.busy = False
+        if played.last:
+            played.seat.busy = False
         self._calls.add(
             self._fleet.replay,
             count,
@@ -151,8 +168,9 @@ class Collecting:
         self._env_steps_sent -= played.stats.env_steps
         if lost.name is None:
             self._progress.episodes_lost += played.stats.episodes
-        else:  # the chunk itself is still there
-            self._waiting.appendleft(played)
+        else:  # the chunk itself is still there, and its worker has gone on already
+            again = replace(played, last=False)
+            self._waiting = deque(sorted([again, *self._waiting], key=lambda each: each.order))
 
     def restore_worker(self, member: Member) -> None:
         """Brings a worker back: a new process, whose streams begin anew."""
