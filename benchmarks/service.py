@@ -20,8 +20,10 @@ ACTORS = ("RolloutActor", "ReplayActor", "LearnerActor", "EvaluatorActor")
 
 @contextmanager
 def coordinator(source: str, overrides: Sequence[str]) -> Iterator[Coordinator]:
-    """A run on Ray of its own, in a folder that is thrown away. What Ray prints meanwhile goes to stderr."""
-    run = load_run(source, overrides, catalogue=CATALOGUE)
+    """A run on Ray of its own, in a folder that is thrown away; of overrides of one key the last counts. What Ray
+    prints meanwhile goes to stderr."""
+    last = {one.partition("=")[0]: one for one in overrides}
+    run = load_run(source, list(last.values()), catalogue=CATALOGUE)
     ours = connect(run.cluster)
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         made = Coordinator({"run": run.model_dump(mode="json"), "folder": str(Path(folder) / "run")})
