@@ -25,7 +25,7 @@ from phalanx.cluster.chunk import Chunk, ChunkStats
 from phalanx.cluster.fleet import Fleet, Hello, Member, ReplayCount
 from phalanx.cluster.placement import Request, hosting, learner_request, worker_request
 from phalanx.cluster.replay import bytes_per_episode
-from phalanx.configs.errors import RunFailed
+from phalanx.configs.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
     from phalanx.algorithms.base import Weights
@@ -296,7 +296,9 @@ class RayFleet(Fleet):
         try:
             return ray.get(ref)
         except RayError as error:
-            raise self._translated(error) from None
+            meaning = self._translated(error)
+            known = isinstance(meaning, ActorLost | UserError | RunFailed)
+            raise meaning from None if known else error  # the trace of a fault lies in the actor
 
     @staticmethod
     def restart(member: Member) -> None:
