@@ -157,7 +157,7 @@ class ValueMixing(Algorithm):
         agents_drawn = draw_members(rng, self.settings.ensemble.agents, self.members_drawn[0])
         mixers_drawn = draw_members(rng, self.settings.ensemble.mixers, self.members_drawn[1])
 
-        flat_values, _ = self.agents(inputs)
+        flat_values = self.agents(inputs)
         values = flat_values.view(-1, *shape)
         mean_values = values.squeeze(0) if values.shape[0] == 1 else values.mean(0)
         chosen = take(mean_values[:-1], actions)
@@ -196,7 +196,7 @@ class ValueMixing(Algorithm):
 
         The minimum over the drawn agent networks is taken for every action before one is chosen (DEMAR Eq. 8).
         """
-        values = self.target_agents(inputs, agents_drawn)[0].view(-1, *avail.shape)
+        values = self.target_agents(inputs, agents_drawn).view(-1, *avail.shape)
         pessimistic = values[0] if values.shape[0] == 1 else values.amin(0)
         best = self.greedy_agent_values(mask_unavailable(pessimistic, avail), greedy)
         return self.mix(self.target_mixer, best, state, mixers_drawn)[0], values
@@ -230,7 +230,7 @@ class ValueMixing(Algorithm):
         overestimation, Q_tot at the first step minus the discounted return that the episode then had (only episodes
         that terminated or ran to the time limit are whole, and all stored ones are)."""
         inputs = agent_inputs(batch.obs, batch.actions, self.spec.n_actions)
-        flat, _ = self.agents(inputs)
+        flat = self.agents(inputs)
         values = flat.view(flat.shape[0], *batch.avail.shape[:2][::-1], self.spec.n_agents, -1).mean(0)
         chosen = take(values[:-1], batch.actions.transpose(0, 1))
         mask = transition_mask(batch.filled, batch.terminated)

@@ -102,13 +102,13 @@ class WeightedQMIX(ValueMixing):
     ) -> tuple[Tensor, Tensor | None]:
         if not self.has_central:
             return super().greedy_values(inputs, greedy, state, avail, agents_drawn, mixers_drawn)
-        utilities = self.target_central_agents(inputs)[0].view(avail.shape)
+        utilities = self.target_central_agents(inputs).view(avail.shape)
         return self.central_value(utilities, greedy, state, self.target_central_mixer).unsqueeze(0), None
 
     def add_losses(self, terms: Terms, inputs: Tensor, state: Tensor, actions: Tensor) -> None:
         super().add_losses(terms, inputs, state, actions)
         if self.has_central:
-            utilities = self.central_agents(inputs)[0].view(terms.mean_values.shape)
+            utilities = self.central_agents(inputs).view(terms.mean_values.shape)
             central = self.central_value(utilities[:-1], actions, state[:-1], self.central_mixer)
             terms.losses["loss_central"] = weighted_squared_error(central, terms.target, terms.mask)
 

@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from phalanx.algorithms.common.gru import gru_sequence, gru_step
-
-
-class StackedLinear(nn.Module):
-    """K linear layers with the same shape: weight [K, out, in], bias [K, out], initialised as torch does."""
-
-    def __init__(self, members: int, inputs: int, outputs: int) -> None:
-        super().__init__()
-        bound = 1 / math.sqrt(inputs)
-        self.weight = nn.Parameter(torch.empty(members, outputs, inputs).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(members, outputs).uniform_(-bound, bound))
-
-    def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
-        """x: [R, in], the same for all members, or [K, R, in]. Returns [K, R, out]; `members` (indices) selects."""
-        weight, bias = selected(self.weight, members), selected(self.bias, members)
-        if weight.shape[0] == 1:  # one member: a plain product, without the overhead of a batched one
-            # squeeze, not an index, whose backward pass would write zeros around the gradient
-            flat = x if x.dim() == 2 else x.squeeze(0)
-            return torch.addmm(bias.squeeze(0), flat, weight.squeeze(0).t()).unsqueeze(0)
-        return torch.baddbmm(bias.unsqueeze(1), x.expand(weight.shape[0], -1, -1), weight.transpose(1, 2))
-
-
-def selected(parameter: Tensor, members: Tensor | None) -> Tensor:
-    """The rows `members` of a stacked parameter; all of them for None."""
-    return parameter if members is None else parameter.index_select(0, members)
+from phalanx.algorithms.common.linear import StackedLinear, affine, selected
 
 
 class RecurrentAgents(nn.Module):
@@ -48,20 +23,35 @@ class RecurrentAgents(nn.Module):
         self.recurrent_gates = StackedLinear(members, hidden, 3 * hidden)
         self.fc2 = StackedLinear(members, hidden, actions)
 
-    def forward(self, inputs: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Unrolls from zeros. inputs: [T, M, I]. Returns values [K, T, M, A] and hidden states [K, T, M, H], of the
-        chosen `members` only."""
+    def forward(self, inputs: Tensor, members: Tensor | None = None) -> Tensor:
+        """Unrolls the chosen `members` from zeros. inputs: [T, M, I]. Returns values [K, T, M, A].
+
+        On a GPU all members are one batch; a CPU takes one after the other, whose steps then stay in its cache.
+        """
+        layers = (self.fc1, self.input_gates, self.recurrent_gates, self.fc2)
+        parameters = [selected(p, members) for layer in layers for p in (layer.weight, layer.bias)]
+        if inputs.is_cuda or parameters[0].shape[0] == 1:
+            return self._values(inputs, *parameters)
+        each = zip(*(torch.split(parameter, 1) for parameter in parameters), strict=True)
+        return torch.cat([self._values(inputs, *member) for member in each])
+
+    def hidden_states(self, inputs: Tensor) -> Tensor:
+        """The states of all members after each step. inputs: [T, M, I]. Returns [K, T, M, H]."""
+        fc1, gates, recurrent = self.fc1, self.input_gates, self.recurrent_gates
+        return self._unroll(inputs, fc1.weight, fc1.bias, gates.weight, gates.bias, recurrent.weight, recurrent.bias)
+
+    def _values(self, inputs: Tensor, *parameters: Tensor) -> Tensor:
+        hidden = self._unroll(inputs, *parameters[:6])
+        members, steps, rows, size = hidden.shape
+        values = affine(hidden.reshape(members, steps * rows, size), *parameters[6:])
+        return values.view(members, steps, rows, self.actions)
+
+    def _unroll(
+        self, inputs: Tensor, fc1: Tensor, fc1_bias: Tensor, w_ih: Tensor, b_ih: Tensor, w_hh: Tensor, b_hh: Tensor
+    ) -> Tensor:
         steps, rows, _ = inputs.shape
-        x = torch.relu(self.fc1(inputs.reshape(steps * rows, -1), members))
-        hidden = gru_sequence(
-            x.view(-1, steps, rows, self.hidden),
-            selected(self.input_gates.weight, members),
-            selected(self.recurrent_gates.weight, members),
-            selected(self.input_gates.bias, members),
-            selected(self.recurrent_gates.bias, members),
-        )
-        values = self.fc2(hidden.reshape(-1, steps * rows, self.hidden), members)
-        return values.view(-1, steps, rows, self.actions), hidden
+        x = torch.relu(affine(inputs.reshape(steps * rows, -1), fc1, fc1_bias))
+        return gru_sequence(x.view(-1, steps, rows, self.hidden), w_ih, w_hh, b_ih, b_hh)
 
     def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """One step of all members. inputs: [M, I]; hidden: [K, M, H]. Returns values [K, M, A] and hidden."""

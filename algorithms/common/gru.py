@@ -15,6 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from phalanx.algorithms.common.linear import affine
+
 
 def gru_sequence(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
     """Hidden states h_1..h_T of K GRUs that start from zeros.
@@ -48,8 +50,8 @@ class _GRUSequence(torch.autograd.Function):
         size = weight_hh.shape[2]
         flat = x.reshape(members, steps * rows, inputs)
         gate_bias, new_bias = (bias_ih + bias_hh)[:, : 2 * size], 2 * bias_ih[:, 2 * size :]
-        gates = _affine(flat, weight_ih[:, : 2 * size], gate_bias).view(members, steps, rows, 2 * size)
-        new = _affine(flat, 2 * weight_ih[:, 2 * size :], new_bias).view(members, steps, rows, size)
+        gates = affine(flat, weight_ih[:, : 2 * size], gate_bias).view(members, steps, rows, 2 * size)
+        new = affine(flat, 2 * weight_ih[:, 2 * size :], new_bias).view(members, steps, rows, size)
         to_gates = weight_hh[:, : 2 * size].transpose(1, 2)
         to_new = (2 * weight_hh[:, 2 * size :]).transpose(1, 2)
         bias = (2 * bias_hh[:, 2 * size :]).unsqueeze(1).expand(members, rows, size).contiguous()
@@ -86,13 +88,6 @@ class _GRUSequence(torch.autograd.Function):
         d_bias_ih = torch.cat([d_bias_hh[:, : 2 * size], flat[..., 2 * size :].sum(1)], dim=1)
         d_x = torch.bmm(flat, weight_ih).view_as(x) if ctx.needs_input_grad[0] else None
         return d_x, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh
-
-
-def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x: [K, R, I], weight: [K, O, I], bias: [K, O]. Returns [K, R, O]."""
-    if x.shape[0] == 1:
-        return torch.addmm(bias[0], x[0], weight[0].t()).unsqueeze(0)
-    return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 
 
 def _backward_through_time(

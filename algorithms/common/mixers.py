@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from phalanx.algorithms.common.agents import StackedLinear
+from phalanx.algorithms.common.linear import StackedLinear
 
 
 @dataclass

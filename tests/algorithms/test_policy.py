@@ -61,7 +61,7 @@ def test_acting_gives_the_values_that_are_learned(members: int) -> None:
     seen = torch.from_numpy(obs).transpose(0, 1)
     acted = torch.from_numpy(actions[:-1]).transpose(0, 1)
     with torch.no_grad():
-        learners = algorithm.agents(agent_inputs(seen, acted, A))[0]
+        learners = algorithm.agents(agent_inputs(seen, acted, A))
     assert learners.shape == (members, 7, E * N, A)
     np.testing.assert_allclose(np.stack(values, 1), learners.numpy(), rtol=1e-5, atol=1e-5)
     assert len(np.unique(actions)) > 1

@@ -188,8 +188,8 @@ def _outputs(algorithm: ValueMixing, batch: TensorBatch, terms: Terms) -> dict[s
 def _value_outputs(algorithm: ValueMixing, batch: TensorBatch, terms: Terms) -> dict[str, Tensor]:
     inputs = agent_inputs(batch.obs, batch.actions, algorithm.spec.n_actions)
     shape = terms.values.shape[1:-1]
-    hidden = algorithm.agents(inputs)[1]
-    target_values = algorithm.target_agents(inputs)[0].view(-1, *terms.values.shape[1:])
+    hidden = algorithm.agents.hidden_states(inputs)
+    target_values = algorithm.target_agents(inputs).view(-1, *terms.values.shape[1:])
     ensemble = has_member_axis(algorithm)
     masked = mask_unavailable(_drawn_minimum(terms), _episodes_first(batch.avail))[1:]
     return {
@@ -244,8 +244,8 @@ def _central_outputs(algorithm: Any, batch: TensorBatch, terms: Terms) -> dict[s
     inputs = agent_inputs(batch.obs, batch.actions, algorithm.spec.n_actions)
     state, actions = _episodes_first(batch.state), _episodes_first(batch.actions)
     shape = terms.mean_values.shape
-    online = algorithm.central_agents(inputs)[0].view(shape)
-    target = algorithm.target_central_agents(inputs)[0].view(shape)
+    online = algorithm.central_agents(inputs).view(shape)
+    target = algorithm.target_central_agents(inputs).view(shape)
     weight = algorithm.loss_weight(terms, actions)
     central = terms.losses["loss_central"]
     return {

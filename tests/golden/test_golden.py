@@ -166,7 +166,7 @@ def make_mistake(mistake: str, monkeypatch: pytest.MonkeyPatch, data: Arrays) ->
 
     def with_target_greedy(greedy_values: Callable[..., Any]) -> Callable[..., Any]:
         def patched(self: ValueMixing, inputs: Tensor, greedy: Tensor, state: Tensor, avail: Tensor, *rest: Any) -> Any:
-            values = self.target_agents(inputs, rest[0])[0].view(-1, *avail.shape).amin(0)
+            values = self.target_agents(inputs, rest[0]).view(-1, *avail.shape).amin(0)
             theirs = value_mixing.mask_unavailable(values, avail).argmax(-1)
             return greedy_values(self, inputs, theirs, state, avail, *rest)
 
