@@ -50,7 +50,7 @@ def values_of(algorithm: ValueMixing, batch: EpisodeBatch, which: str) -> Double
     """[K, B, T+1, N, A]: what the named agent networks say, unmasked."""
     tensors = doubles(batch)
     with torch.no_grad():
-        flat = getattr(algorithm, which)(agent_inputs(tensors.obs, tensors.actions, SPEC.n_actions))[0]
+        flat = getattr(algorithm, which)(agent_inputs(tensors.obs, tensors.actions, SPEC.n_actions))
     values = flat.view(flat.shape[0], *batch.avail.shape[:2][::-1], SPEC.n_agents, SPEC.n_actions)
     return cast(Doubles, values.transpose(1, 2).numpy())
 
