@@ -229,17 +229,13 @@ class ValueMixing(Algorithm):
         """Slower figures for a report: ∂Q_tot/∂Q_i, mean over valid samples, agents and mixers, and the
         overestimation, Q_tot at the first step minus the discounted return that the episode then had (only episodes
         that terminated or ran to the time limit are whole, and all stored ones are)."""
-        inputs = agent_inputs(batch.obs, batch.actions, self.spec.n_actions)
-        flat = self.agents(inputs)
-        values = flat.view(flat.shape[0], *batch.avail.shape[:2][::-1], self.spec.n_agents, -1).mean(0)
-        chosen = take(values[:-1], batch.actions.transpose(0, 1))
-        mask = transition_mask(batch.filled, batch.terminated)
-        q_tot, generated = self.mix(self.mixer, chosen, batch.state.transpose(0, 1)[:-1])
+        terms = self.terms(batch, np.random.default_rng(0))  # what is drawn serves the target, which is not looked at
+        chosen, mask = terms.chosen, terms.mask
         powers = self.settings.gamma ** torch.arange(chosen.shape[0], device=chosen.device, dtype=chosen.dtype)
         returns = (batch.reward.t() * mask * powers.unsqueeze(1)).sum(0)
-        metrics = {"overestimation": (q_tot[:, 0].mean(0) - returns).mean()}
-        if generated is not None:
-            slope = mixing_gradient(chosen.reshape(-1, self.spec.n_agents), generated).mean((0, -1))
+        metrics = {"overestimation": (terms.q_tot[:, 0].mean(0) - returns).mean()}
+        if terms.generated is not None:
+            slope = mixing_gradient(chosen.reshape(-1, self.spec.n_agents), terms.generated).mean((0, -1))
             metrics["dqtot_dqi_mean"] = masked_mean(slope.view_as(mask), mask)
         return metrics
 
