@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -143,13 +144,15 @@ class Diary:
         learner: dict[str, Any],
         weights: Mapping[str, npt.NDArray[Any]],
         save_replay: Callable[[Path], object],
+        **cut: Any,
     ) -> Path:
         """Writes a checkpoint of now: `learner` is Learner.state(), `weights` the policy's, `save_replay(folder)`
-        writes the replay (called where the settings want it kept)."""
+        writes the replay (called where the settings want it kept); `cut` are counters as they were for `learner`,
+        where the run has gone on since."""
         self._mark_time()
         progress = self.progress
         before, progress.checkpointed_at = progress.checkpointed_at, progress.env_steps
-        snapshot = Snapshot(self.run, spec, progress, learner, weights)
+        snapshot = Snapshot(self.run, spec, replace(progress, **cut), learner, weights)
         try:
             return save_checkpoint(
                 self.folder.checkpoints,

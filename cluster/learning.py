@@ -92,6 +92,15 @@ class Learning:
         """The newest weights are published."""
         return self.published is not None and self.published.version == self._progress.updates
 
+    @property
+    def asked_for(self) -> int:
+        """Episodes sampled, or about to be, for every update asked of the learner so far."""
+        return self._limiter.sampled_episodes + self._sampling * self._batch
+
+    def made(self, learner_updates: int) -> int:
+        """Updates made in this run by a learner that counts `learner_updates`."""
+        return learner_updates + self._lost_updates
+
     def begin(self) -> None:
         """Has the first weights published and the first snapshot taken."""
         self.publish(now=True)
@@ -134,7 +143,7 @@ class Learning:
     def _updated(self, updates: int, total: int, asked_at: float) -> None:
         now = monotonic()
         self._updating -= 1
-        self._progress.updates = total + self._lost_updates
+        self._progress.updates = self.made(total)
         # A call that was queued began when the one before it ended.
         seconds = (now - max(asked_at, self._answered_at)) / updates
         self._update_s += 0.2 * (seconds - self._update_s)
@@ -159,7 +168,7 @@ class Learning:
         def there(updates: int) -> None:
             self._publishing = False
             self._published_at = monotonic()
-            self.published = Published(weights, updates + self._lost_updates)
+            self.published = Published(weights, self.made(updates))
             self._on_change()
 
         def lost(_: ActorLost) -> None:

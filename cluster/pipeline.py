@@ -98,16 +98,21 @@ class Pipeline:
         """Writes a checkpoint; collecting and learning go on meanwhile."""
         learner = self._fleet.learner
 
-        def ask() -> tuple[Any, Any, Any]:
-            # One right after the other, so that no update comes between them.
+        def ask() -> tuple[Any, Any, Any, int]:
+            # One right after the other, so that no update comes between them. The learner answers in order: its state
+            # has seen every batch asked for so far, and none of those asked for while the coordinator waits for it.
             state, _ = learner.handle.state.remote()
             weights, version = learner.handle.weights.remote()
-            return version, state, weights
+            return version, state, weights, self._learning.asked_for
 
-        _, state, weights = self._persistently(learner, lambda: self._learning.learner_up, ask)
-        self._progress.limiter = self._limiter.state()
+        version, state, weights, sampled = self._persistently(learner, lambda: self._learning.learner_up, ask)
         self.newest_checkpoint = self.diary.checkpoint(
-            self._spec, require_finite(self._fleet.value(state)), self._fleet.value(weights), self._save_replay
+            self._spec,
+            require_finite(self._fleet.value(state)),
+            self._fleet.value(weights),
+            self._save_replay,
+            updates=self._learning.made(self._fleet.value(version)),
+            limiter={**self._limiter.state(), "sampled": sampled},
         )
         return self.newest_checkpoint
 

@@ -113,8 +113,9 @@ def test_async_goes_on_from_its_checkpoint(session: None, tmp_path: Path) -> Non
     second = train(run, folder, resume=True)
     assert second["exit_reason"] == "completed"
     assert second["updates"] > first["updates"]
-    reached = second["updates"] * run.learner.batch_episodes / (second["episodes"] - run.replay.min_episodes)
-    assert reached == pytest.approx(run.replay.samples_per_insert, rel=0.03)
+    # What the learner was busy with at the checkpoint is sampled again: not one update is missing in the end.
+    owed = run.replay.samples_per_insert * (second["episodes"] - run.replay.min_episodes)
+    assert second["updates"] == owed // run.learner.batch_episodes
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
