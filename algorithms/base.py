@@ -119,13 +119,22 @@ class Algorithm(nn.Module, ABC):
         """What the optimiser changes (target networks are not among them)."""
 
     @abstractmethod
-    def loss(self, batch: TensorBatch, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
-        """The scalar to minimise and detached scalars for metrics, names without an area (`loss_td`, …). `rng` is the
-        learner's: everything random in an update (ensemble subsets, …) is drawn from it."""
+    def prepare(self, batch: TensorBatch, rng: np.random.Generator) -> Any:
+        """All of an update that no trained parameter enters, for `loss`. May run while the update before it is under
+        way, in another thread, unless that one moves the targets. `rng` is the learner's: everything random in an
+        update (ensemble subsets, …) is drawn from it here."""
+
+    @abstractmethod
+    def loss(self, prepared: Any) -> tuple[Tensor, Metrics]:
+        """The scalar to minimise and detached scalars for metrics, names without an area (`loss_td`, …)."""
 
     def diagnostics(self, batch: TensorBatch) -> Metrics:
         """Further figures about one batch, made once per report; names without an area."""
         return {}
+
+    @abstractmethod
+    def moves_targets(self, updates: int) -> bool:
+        """Whether `after_update(updates)` will change what `prepare` reads."""
 
     @abstractmethod
     def after_update(self, updates: int) -> None:

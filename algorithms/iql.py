@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from phalanx.algorithms.base import Capabilities
-from phalanx.algorithms.common.mixers import MixingWeights
+from phalanx.algorithms.common.mixers import Mixer, MixingWeights
 from phalanx.algorithms.value_mixing import ValueMixing
 from phalanx.algorithms.vdn import UnmixedSettings
 from phalanx.configs.settings import AlgorithmSettings
 
 
-class Unmixed(nn.Module):
+class Unmixed(Mixer):
     """q: [R, N] -> [N, R]: one "team value" for each agent."""
 
-    def forward(self, q: Tensor, state: Tensor, members: Tensor | None = None) -> tuple[Tensor, MixingWeights | None]:
-        return q.t(), None
+    def mix(self, q: Tensor, weights: MixingWeights | None) -> Tensor:
+        return q.t()
 
 
 class IQL(ValueMixing):
@@ -26,7 +26,7 @@ class IQL(ValueMixing):
     Settings: ClassVar[type[AlgorithmSettings]] = UnmixedSettings
     capabilities: ClassVar[Capabilities] = Capabilities()
 
-    def make_mixer(self, members: int) -> nn.Module:
+    def make_mixer(self, members: int) -> Mixer:
         return Unmixed()
 
     def pessimistic(self, values: Tensor) -> Tensor:

@@ -11,5 +11,5 @@ from phalanx.algorithms.weighted_qmix import WeightedQMIX
 class OWQMIX(WeightedQMIX):
     """Full weight where Q_tot underestimates the target, α elsewhere."""
 
-    def favoured(self, terms: Terms, actions: Tensor) -> Tensor:
+    def favoured(self, terms: Terms) -> Tensor:
         return terms.q_tot.detach() < terms.target

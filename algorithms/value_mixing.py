@@ -23,7 +23,7 @@ from phalanx.algorithms.base import Algorithm, Capabilities, Metrics, TensorBatc
 from phalanx.algorithms.common.agents import RecurrentAgents, agent_inputs
 from phalanx.algorithms.common.ensembles import draw_members
 from phalanx.algorithms.common.losses import masked_mean, weighted_squared_error
-from phalanx.algorithms.common.mixers import MixingWeights, QMixer, mixing_gradient
+from phalanx.algorithms.common.mixers import Mixer, MixingWeights, QMixer, mixing_gradient
 from phalanx.algorithms.common.policy import ValuePolicy
 from phalanx.algorithms.common.targets import mask_unavailable, one_step_target, take, transition_mask
 from phalanx.configs.base import Settings
@@ -77,21 +77,44 @@ class ValueMixingSettings(AlgorithmSettings):
 
 
 @dataclass
+class Prepared:
+    """All of an update that no trained parameter enters: the batch, time first, and the target networks' pass."""
+
+    inputs: Tensor  # [T+1, B·N, I] of the agent networks
+    state: Tensor  # [T+1, B, S]
+    avail: Tensor  # [T+1, B, N, A]
+    actions: Tensor  # [T, B, N]
+    reward: Tensor  # [T, B]
+    terminated: Tensor  # [T, B]
+    mask: Tensor  # [T, B] bool
+    target_values: Tensor  # [N_K, T+1, B, N, A], drawn members only
+    target_mixing: MixingWeights | None  # generated for every step, by drawn mixers only
+
+
+@dataclass
 class Terms:
     """Everything an update computes on the way to its loss; what golden tests and diagnostics look at."""
 
+    prepared: Prepared
     values: Tensor  # [K, T+1, B, N, A] online, every action
     mean_values: Tensor  # [T+1, B, N, A], over K
-    target_values: Tensor | None  # [N_K, T+1, B, N, A], drawn members only; None where the target does without them
     greedy: Tensor  # [T+1, B, N], online
     chosen: Tensor  # [T, B, N], online mean of the stored actions
     q_tot: Tensor  # [H, T, B]
     generated: MixingWeights | None
     greedy_values: Tensor  # [N_H, T+1, B], targets' value of the greedy joint action, drawn mixers only
     target: Tensor  # [T, B]
-    mask: Tensor  # [T, B] bool
     losses: dict[str, Tensor]  # loss name -> scalar as it enters the total
-    total: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """[T, B] bool: what is learned from."""
+        return self.prepared.mask
+
+    @property
+    def total(self) -> Tensor:
+        """The loss."""
+        return torch.stack(list(self.losses.values())).sum()
 
 
 class ValueMixing(Algorithm):
@@ -115,7 +138,7 @@ class ValueMixing(Algorithm):
         inputs = spec.obs_dim + spec.n_actions + spec.n_agents
         return RecurrentAgents(settings.ensemble.agents, inputs, networks.agent.hidden, spec.n_actions)
 
-    def make_mixer(self, members: int) -> nn.Module:
+    def make_mixer(self, members: int) -> Mixer:
         mixer = self.networks.mixer
         return QMixer(members, self.spec.n_agents, self.spec.state_dim, mixer.embed, mixer.hypernet)
 
@@ -129,8 +152,11 @@ class ValueMixing(Algorithm):
     def trained_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
+    def moves_targets(self, updates: int) -> bool:
+        return updates % self.settings.target_update_updates == 0
+
     def after_update(self, updates: int) -> None:
-        if updates % self.settings.target_update_updates == 0:
+        if self.moves_targets(updates):
             self.copy_targets()
 
     def copy_targets(self) -> None:
@@ -139,67 +165,75 @@ class ValueMixing(Algorithm):
 
     # -- the update -------------------------------------------------------------------------------------------------
 
-    def loss(self, batch: TensorBatch, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
-        terms = self.terms(batch, rng)
+    @torch.no_grad()
+    def prepare(self, batch: TensorBatch, rng: np.random.Generator) -> Prepared:
+        """The batch as the core sees it, and what the target networks say of it; random subsets are drawn from `rng`,
+        agents first."""
+        ensemble = self.settings.ensemble
+        agents_drawn = draw_members(rng, ensemble.agents, self.members_drawn[0])
+        mixers_drawn = draw_members(rng, ensemble.mixers, self.members_drawn[1])
+        inputs = agent_inputs(batch.obs, batch.actions, self.spec.n_actions)
+        state, avail = batch.state.transpose(0, 1), batch.avail.transpose(0, 1)
+        return Prepared(
+            inputs,
+            state,
+            avail,
+            batch.actions.transpose(0, 1),
+            batch.reward.t(),
+            batch.terminated.t(),
+            transition_mask(batch.filled, batch.terminated),
+            self.target_utilities(inputs, agents_drawn).view(-1, *avail.shape),
+            self.target_weights(state, mixers_drawn),
+        )
+
+    def target_utilities(self, inputs: Tensor, members: Tensor | None) -> Tensor:
+        """The target agents' values of every action, [N_K, T+1, B·N, A]."""
+        values: Tensor = self.target_agents(inputs, members)
+        return values
+
+    def target_weights(self, state: Tensor, members: Tensor | None) -> MixingWeights | None:
+        """What the target mixers' hypernetworks generate, if they have any. state: [T+1, B, S]."""
+        weights: MixingWeights | None = self.target_mixer.generate(state.flatten(0, 1), members)
+        return weights
+
+    def loss(self, prepared: Prepared) -> tuple[Tensor, Metrics]:
+        terms = self.terms(prepared)
         with torch.no_grad():
             metrics = {name: value.detach() for name, value in terms.losses.items()}
             metrics["q_taken_mean"] = masked_mean(terms.q_tot.detach(), terms.mask)
             metrics["target_mean"] = masked_mean(terms.target, terms.mask)
         return terms.total, metrics
 
-    def terms(self, batch: TensorBatch, rng: np.random.Generator) -> Terms:
-        """One update's forward pass; random subsets are drawn from `rng`, agents first."""
-        inputs = agent_inputs(batch.obs, batch.actions, self.spec.n_actions)
-        shape = (*batch.avail.shape[:2][::-1], self.spec.n_agents, self.spec.n_actions)
-        state, avail = batch.state.transpose(0, 1), batch.avail.transpose(0, 1)
-        actions = batch.actions.transpose(0, 1)
-        mask = transition_mask(batch.filled, batch.terminated)
-        agents_drawn = draw_members(rng, self.settings.ensemble.agents, self.members_drawn[0])
-        mixers_drawn = draw_members(rng, self.settings.ensemble.mixers, self.members_drawn[1])
-
-        flat_values = self.agents(inputs)
-        values = flat_values.view(-1, *shape)
+    def terms(self, prepared: Prepared) -> Terms:
+        """One update's forward pass."""
+        values = self.agents(prepared.inputs).view(-1, *prepared.avail.shape)
         mean_values = values.squeeze(0) if values.shape[0] == 1 else values.mean(0)
-        chosen = take(mean_values[:-1], actions)
-        q_tot, generated = self.mix(self.mixer, chosen, state[:-1])
+        chosen = take(mean_values[:-1], prepared.actions)
+        generated = self.mixer.generate(prepared.state[:-1].flatten(0, 1))
+        q_tot = self.mix(self.mixer, chosen, generated)
         with torch.no_grad():
-            greedy = mask_unavailable(mean_values.detach(), avail).argmax(-1)
-            greedy_values, target_values = self.greedy_values(inputs, greedy, state, avail, agents_drawn, mixers_drawn)
+            greedy = mask_unavailable(mean_values.detach(), prepared.avail).argmax(-1)
+            greedy_values = self.greedy_values(prepared, greedy)
             next_value = self.pessimistic(greedy_values[:, 1:])
-            target = one_step_target(batch.reward.t(), batch.terminated.t(), next_value, self.settings.gamma)
-        terms = Terms(
-            values, mean_values, target_values, greedy, chosen, q_tot, generated, greedy_values, target, mask, {}, q_tot
-        )
-        self.add_losses(terms, inputs, state, actions)
-        terms.total = torch.stack(list(terms.losses.values())).sum()
+            target = one_step_target(prepared.reward, prepared.terminated, next_value, self.settings.gamma)
+        terms = Terms(prepared, values, mean_values, greedy, chosen, q_tot, generated, greedy_values, target, {})
+        self.add_losses(terms)
         return terms
 
-    def mix(
-        self, mixer: nn.Module, q: Tensor, state: Tensor, members: Tensor | None = None
-    ) -> tuple[Tensor, MixingWeights | None]:
-        """q: [T, B, N], state: [T, B, S]. Returns Q_tot [H, T, B] and what the hypernetworks generated, if any."""
-        steps, batch, agents = q.shape
-        q_tot, generated = mixer(q.reshape(-1, agents), state.reshape(steps * batch, -1), members)
-        return q_tot.view(-1, steps, batch), generated
+    def mix(self, mixer: Any, q: Tensor, weights: MixingWeights | None) -> Tensor:
+        """q: [T, B, N], `weights`: what `mixer` generated for those steps. Returns Q_tot [H, T, B]."""
+        q_tot: Tensor = mixer.mix(q.flatten(0, 1), weights)
+        return q_tot.view(-1, *q.shape[:2])
 
-    def greedy_values(
-        self,
-        inputs: Tensor,
-        greedy: Tensor,
-        state: Tensor,
-        avail: Tensor,
-        agents_drawn: Tensor | None,
-        mixers_drawn: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """The target networks' value of the greedy joint action at every step, of every drawn mixer: [N_H, T+1, B];
-        and the values of every action that it comes from (`Terms.target_values`).
+    def greedy_values(self, prepared: Prepared, greedy: Tensor) -> Tensor:
+        """The target networks' value of the greedy joint action at every step, of every drawn mixer: [N_H, T+1, B].
 
         The minimum over the drawn agent networks is taken for every action before one is chosen (DEMAR Eq. 8).
         """
-        values = self.target_agents(inputs, agents_drawn).view(-1, *avail.shape)
+        values = prepared.target_values
         pessimistic = values[0] if values.shape[0] == 1 else values.amin(0)
-        best = self.greedy_agent_values(mask_unavailable(pessimistic, avail), greedy)
-        return self.mix(self.target_mixer, best, state, mixers_drawn)[0], values
+        best = self.greedy_agent_values(mask_unavailable(pessimistic, prepared.avail), greedy)
+        return self.mix(self.target_mixer, best, prepared.target_mixing)
 
     def greedy_agent_values(self, masked: Tensor, greedy: Tensor) -> Tensor:
         """masked: [T, B, N, A], greedy: [T, B, N]. Each agent's value of its best action, [T, B, N]."""
@@ -209,13 +243,13 @@ class ValueMixing(Algorithm):
         """Minimum over the drawn mixers (DEMAR Eq. 8). values: [N_H, T, B]. Returns [T, B]."""
         return values[0] if values.shape[0] == 1 else values.amin(0)
 
-    def loss_weight(self, terms: Terms, actions: Tensor) -> Tensor | None:
+    def loss_weight(self, terms: Terms) -> Tensor | None:
         """Weights of the squared errors, like `terms.q_tot`; None for 1."""
         return None
 
-    def add_losses(self, terms: Terms, inputs: Tensor, state: Tensor, actions: Tensor) -> None:
+    def add_losses(self, terms: Terms) -> None:
         """Adds this method's loss terms to `terms.losses`; the total is their sum."""
-        weight = self.loss_weight(terms, actions)
+        weight = self.loss_weight(terms)
         terms.losses["loss_td"] = weighted_squared_error(terms.q_tot, terms.target, terms.mask, weight)
         alpha = self.settings.regulariser.alpha
         if alpha > 0 and terms.generated is not None:
@@ -229,7 +263,8 @@ class ValueMixing(Algorithm):
         """Slower figures for a report: ∂Q_tot/∂Q_i, mean over valid samples, agents and mixers, and the
         overestimation, Q_tot at the first step minus the discounted return that the episode then had (only episodes
         that terminated or ran to the time limit are whole, and all stored ones are)."""
-        terms = self.terms(batch, np.random.default_rng(0))  # what is drawn serves the target, which is not looked at
+        # What is drawn serves the target, which is not looked at.
+        terms = self.terms(self.prepare(batch, np.random.default_rng(0)))
         chosen, mask = terms.chosen, terms.mask
         powers = self.settings.gamma ** torch.arange(chosen.shape[0], device=chosen.device, dtype=chosen.dtype)
         returns = (batch.reward.t() * mask * powers.unsqueeze(1)).sum(0)

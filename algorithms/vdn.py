@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pydantic import model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from phalanx.algorithms.base import Capabilities
-from phalanx.algorithms.common.mixers import MixingWeights
+from phalanx.algorithms.common.mixers import Mixer, MixingWeights
 from phalanx.algorithms.value_mixing import ValueMixing, ValueMixingSettings
 from phalanx.configs.settings import AlgorithmSettings
 
@@ -26,11 +26,11 @@ class UnmixedSettings(ValueMixingSettings):
         return self
 
 
-class Sum(nn.Module):
+class Sum(Mixer):
     """q: [R, N] -> [1, R]."""
 
-    def forward(self, q: Tensor, state: Tensor, members: Tensor | None = None) -> tuple[Tensor, MixingWeights | None]:
-        return q.sum(-1).unsqueeze(0), None
+    def mix(self, q: Tensor, weights: MixingWeights | None) -> Tensor:
+        return q.sum(-1).unsqueeze(0)
 
 
 class VDN(ValueMixing):
@@ -39,5 +39,5 @@ class VDN(ValueMixing):
     Settings: ClassVar[type[AlgorithmSettings]] = UnmixedSettings
     capabilities: ClassVar[Capabilities] = Capabilities()
 
-    def make_mixer(self, members: int) -> nn.Module:
+    def make_mixer(self, members: int) -> Mixer:
         return Sum()

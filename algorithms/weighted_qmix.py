@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from phalanx.algorithms.common.agents import RecurrentAgents
 from phalanx.algorithms.common.losses import weighted_squared_error
-from phalanx.algorithms.common.mixers import CentralAttention, CentralFeedForward
+from phalanx.algorithms.common.mixers import CentralAttention, CentralFeedForward, MixingWeights
 from phalanx.algorithms.common.targets import take
-from phalanx.algorithms.value_mixing import Terms, ValueMixing, ValueMixingSettings, frozen_copy
+from phalanx.algorithms.value_mixing import Prepared, Terms, ValueMixing, ValueMixingSettings, frozen_copy
 from phalanx.configs.base import Settings
 from phalanx.configs.settings import AlgorithmSettings, NetworkSettings
 from phalanx.envs.team import TeamSpec
@@ -91,31 +91,33 @@ class WeightedQMIX(ValueMixing):
         value: Tensor = mixer(chosen, state.reshape(steps * batch, -1))
         return value.view(steps, batch)
 
-    def greedy_values(
-        self,
-        inputs: Tensor,
-        greedy: Tensor,
-        state: Tensor,
-        avail: Tensor,
-        agents_drawn: Tensor | None,
-        mixers_drawn: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]:
+    def target_utilities(self, inputs: Tensor, members: Tensor | None) -> Tensor:
         if not self.has_central:
-            return super().greedy_values(inputs, greedy, state, avail, agents_drawn, mixers_drawn)
-        utilities = self.target_central_agents(inputs).view(avail.shape)
-        return self.central_value(utilities, greedy, state, self.target_central_mixer).unsqueeze(0), None
+            return super().target_utilities(inputs, members)
+        utilities: Tensor = self.target_central_agents(inputs)
+        return utilities
 
-    def add_losses(self, terms: Terms, inputs: Tensor, state: Tensor, actions: Tensor) -> None:
-        super().add_losses(terms, inputs, state, actions)
+    def target_weights(self, state: Tensor, members: Tensor | None) -> MixingWeights | None:
+        return None if self.has_central else super().target_weights(state, members)
+
+    def greedy_values(self, prepared: Prepared, greedy: Tensor) -> Tensor:
+        if not self.has_central:
+            return super().greedy_values(prepared, greedy)
+        utilities = prepared.target_values.squeeze(0)
+        return self.central_value(utilities, greedy, prepared.state, self.target_central_mixer).unsqueeze(0)
+
+    def add_losses(self, terms: Terms) -> None:
+        super().add_losses(terms)
         if self.has_central:
-            utilities = self.central_agents(inputs).view(terms.mean_values.shape)
-            central = self.central_value(utilities[:-1], actions, state[:-1], self.central_mixer)
+            prepared = terms.prepared
+            utilities = self.central_agents(prepared.inputs).view(prepared.avail.shape)
+            central = self.central_value(utilities[:-1], prepared.actions, prepared.state[:-1], self.central_mixer)
             terms.losses["loss_central"] = weighted_squared_error(central, terms.target, terms.mask)
 
     @abstractmethod
-    def favoured(self, terms: Terms, actions: Tensor) -> Tensor:
+    def favoured(self, terms: Terms) -> Tensor:
         """Which squared errors count in full, bool like `terms.q_tot`: [H, T, B]."""
 
-    def loss_weight(self, terms: Terms, actions: Tensor) -> Tensor:
+    def loss_weight(self, terms: Terms) -> Tensor:
         one = torch.ones_like(terms.q_tot)
-        return torch.where(self.favoured(terms, actions), one, one * self.settings.weighting.alpha)
+        return torch.where(self.favoured(terms), one, one * self.settings.weighting.alpha)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
 
@@ -53,6 +54,11 @@ def make_optimiser(settings: AlgorithmSettings, parameters: Sequence[torch.nn.Pa
     return torch.optim.RMSprop(parameters, lr=settings.lr, alpha=0.99, eps=1e-5, foreach=True)
 
 
+def one_thread() -> ThreadPoolExecutor:
+    """A thread with as many torch threads as this one."""
+    return ThreadPoolExecutor(1, "prepare", initializer=use_threads, initargs=(torch.get_num_threads(),))
+
+
 def flattened(parameters: Sequence[torch.nn.Parameter]) -> torch.nn.Parameter:
     """One parameter whose memory, and whose gradient's memory, the given ones share from now on, in their order: the
     optimiser and the clip then take a few operations instead of a few for each parameter."""
@@ -78,6 +84,7 @@ class Learner:
         self._flat = flattened(self.algorithm.trained_parameters())
         self._optimiser = make_optimiser(run.algorithm, [self._flat])
         self._rng = generator(run.seed, Purpose.LEARNER)
+        self._beside = one_thread() if self.device.type == "cpu" else None
         self._last_batch: TensorBatch | None = None  # for the report's diagnostics
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -89,8 +96,8 @@ class Learner:
         started = perf_counter()
         suspects: list[tuple[int, Metrics]] = []
         on_gpu = self.device.type == "cuda"
-        for batch in batches:
-            metrics = self._update_once(batch)
+        for prepared in self._prepared(batches):
+            metrics = self._update_once(prepared)
             if on_gpu:
                 suspects.append((self.updates, metrics))
             self._add(metrics)
@@ -100,9 +107,27 @@ class Learner:
         self._seconds += perf_counter() - started
         return self.updates
 
-    def _update_once(self, batch: EpisodeBatch) -> Metrics:
+    def _prepared(self, batches: Sequence[EpisodeBatch]) -> Iterator[Any]:
+        """Each batch prepared: on a CPU the next one meanwhile, by another core if there is one, unless the update
+        under way moves the targets. What is computed, and drawn, is the same either way."""
+        ahead: Future[Any] | None = None
+        for batch, following in zip(batches, (*batches[1:], None), strict=True):
+            prepared = self._prepare(batch) if ahead is None else ahead.result()
+            ahead = None
+            if (
+                self._beside is not None
+                and following is not None
+                and not self.algorithm.moves_targets(self.updates + 1)
+            ):
+                ahead = self._beside.submit(self._prepare, following)
+            yield prepared
+
+    def _prepare(self, batch: EpisodeBatch) -> Any:
         self._last_batch = TensorBatch.of(batch, self.device)
-        loss, metrics = self.algorithm.loss(self._last_batch, self._rng)
+        return self.algorithm.prepare(self._last_batch, self._rng)
+
+    def _update_once(self, prepared: Any) -> Metrics:
+        loss, metrics = self.algorithm.loss(prepared)
         metrics = dict(metrics)
         on_cpu = self.device.type == "cpu"
         if on_cpu and not math.isfinite(loss.item()):

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from phalanx.algorithms.common.linear import affine
+from phalanx.algorithms.common.linear import affine, product
 
 
 def gru_sequence(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
@@ -80,13 +80,13 @@ class _GRUSequence(torch.autograd.Function):
         members, steps, rows, size = new.shape
         d_gates, d_hidden, d_new = _backward_through_time(grads[0], weight_hh, gates, new, recurrent, hidden)
         flat = d_gates.view(members, steps * rows, 3 * size)
-        d_weight_hh = torch.bmm(flat.transpose(1, 2), hidden[:, :-1].reshape(members, steps * rows, size))
+        d_weight_hh = product(flat.transpose(1, 2), hidden[:, :-1].reshape(members, steps * rows, size))
         d_bias_hh = flat.sum(1)
         # The input's part differs from the recurrent one in the new gate alone, which the reset does not scale.
         torch.mul(d_hidden, d_new, out=d_gates[..., 2 * size :])
-        d_weight_ih = torch.bmm(flat.transpose(1, 2), x.reshape(members, steps * rows, -1))
+        d_weight_ih = product(flat.transpose(1, 2), x.reshape(members, steps * rows, -1))
         d_bias_ih = torch.cat([d_bias_hh[:, : 2 * size], flat[..., 2 * size :].sum(1)], dim=1)
-        d_x = torch.bmm(flat, weight_ih).view_as(x) if ctx.needs_input_grad[0] else None
+        d_x = product(flat, weight_ih).view_as(x) if ctx.needs_input_grad[0] else None
         return d_x, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh
 
 

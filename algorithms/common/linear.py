@@ -17,6 +17,11 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias.unsqueeze(1), x.expand(weight.shape[0], -1, -1), weight.transpose(1, 2))
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a: [K, R, S], b: [K, S, O]. Returns [K, R, O]."""
+    return torch.mm(a[0], b[0]).unsqueeze(0) if a.shape[0] == 1 else torch.bmm(a, b)
+
+
 def selected(parameter: Tensor, members: Tensor | None) -> Tensor:
     """The rows `members` of a stacked parameter; all of them for None."""
     return parameter if members is None else parameter.index_select(0, members)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -27,7 +28,23 @@ class MixingWeights:
         return first + last + self.bias.abs().sum(-1) + self.value.abs()
 
 
-class QMixer(nn.Module):
+class Mixer(nn.Module, ABC):
+    """From the agents' values to the team's, in two steps: what the state alone decides, and the mixing."""
+
+    def generate(self, state: Tensor, members: Tensor | None = None) -> MixingWeights | None:
+        """Weights of the chosen `members` (indices; None: all) for state [R, S]; None where the mixing has none."""
+        return None
+
+    @abstractmethod
+    def mix(self, q: Tensor, weights: MixingWeights | None) -> Tensor:
+        """q: [R, N]. Returns the team's value [H, R]."""
+
+    def forward(self, q: Tensor, state: Tensor) -> Tensor:
+        """q: [R, N], state: [R, S]. Returns the team's value [H, R]."""
+        return self.mix(q, self.generate(state))
+
+
+class QMixer(Mixer):
     """QMIX (Rashid et al. 2018): Q_tot = ELU(q W1(s) + b1(s)) · w2(s) + V(s) with |W1|, |w2| from two-layer
     hypernetworks, hence monotone in every agent's value.
 
@@ -44,14 +61,16 @@ class QMixer(nn.Module):
         self.hyper_last = StackedLinear(members, hypernet, embed)
         self.value = StackedLinear(members, embed, 1)
 
-    def forward(self, q: Tensor, state: Tensor, members: Tensor | None = None) -> tuple[Tensor, MixingWeights]:
-        """q: [R, N], state: [R, S]. Returns Q_tot [H, R] and the weights that mixed, of the chosen `members` only."""
+    def generate(self, state: Tensor, members: Tensor | None = None) -> MixingWeights:
         to_first, to_last, bias, to_value = self.state_layers(state, members).split(self.splits, dim=-1)
         first = self.hyper_first(to_first.relu(), members).abs().unflatten(-1, (self.agents, self.embed))
         last = self.hyper_last(to_last.relu(), members).abs()
-        value = self.value(to_value.relu(), members).squeeze(-1)
-        hidden = functional.elu((q.unsqueeze(-1) * first).sum(-2) + bias)
-        return (hidden * last).sum(-1) + value, MixingWeights(first, bias, last, value)
+        return MixingWeights(first, bias, last, self.value(to_value.relu(), members).squeeze(-1))
+
+    def mix(self, q: Tensor, weights: MixingWeights | None) -> Tensor:
+        assert weights is not None, "a QMixer mixes with what it generated"
+        hidden = functional.elu((q.unsqueeze(-1) * weights.first).sum(-2) + weights.bias)
+        return (hidden * weights.last).sum(-1) + weights.value
 
 
 def mixing_gradient(q: Tensor, weights: MixingWeights) -> Tensor:

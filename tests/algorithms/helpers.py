@@ -97,12 +97,12 @@ def doubles(batch: EpisodeBatch) -> TensorBatch:
 
 
 def terms(algorithm: ValueMixing, batch: EpisodeBatch, seed: int = 0) -> Terms:
-    return algorithm.terms(doubles(batch), np.random.default_rng(seed))
+    return algorithm.terms(algorithm.prepare(doubles(batch), np.random.default_rng(seed)))
 
 
 def learned(algorithm: ValueMixing, batch: EpisodeBatch, seed: int = 0) -> list[Tensor]:
     """The loss and every gradient."""
-    loss, _ = algorithm.loss(doubles(batch), np.random.default_rng(seed))
+    loss, _ = algorithm.loss(algorithm.prepare(doubles(batch), np.random.default_rng(seed)))
     parameters = algorithm.trained_parameters()
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     assert not any(g is None for g in gradients)

@@ -112,7 +112,7 @@ def test_greedy_action_comes_from_the_online_mean(name: str, double_q: bool) -> 
         return mix(mixer, q, *rest)
 
     algorithm.mix = spy  # type: ignore[method-assign, assignment]
-    algorithm.terms(doubles(batch), cast(np.random.Generator, Given([2, 0, 1], [])))
+    algorithm.terms(algorithm.prepare(doubles(batch), cast(np.random.Generator, Given([2, 0, 1], []))))
     online = values_of(algorithm, batch, "agents").mean(0)
     target = values_of(algorithm, batch, "target_agents")[[2, 0]].min(0)
     for b, t in valid(batch):
@@ -139,7 +139,7 @@ def test_pessimism_grows_with_the_subsets(seed: int, data: st.DataObject) -> Non
         ensemble = {"agents": 4, "agents_subset": agents, "mixers": 4, "mixers_subset": mixers}
         algorithm = build("demar", seed=seed, ensemble=ensemble)
         drawn = Given(list(order[0]), list(order[1]))
-        target = algorithm.terms(doubles(batch), cast(np.random.Generator, drawn)).target
+        target = algorithm.terms(algorithm.prepare(doubles(batch), cast(np.random.Generator, drawn))).target
         if previous is not None:
             assert (target <= previous + 1e-12).all()
         previous = target
@@ -152,7 +152,9 @@ def test_demar_target_by_brute_force(seed: int) -> None:
     ensemble = {"agents": 3, "agents_subset": 2, "mixers": 4, "mixers_subset": 2}
     algorithm = build("demar", seed=seed, ensemble=ensemble, regulariser={"alpha": 0.25})
     batch = random_batch(seed, [4, 2])
-    found = algorithm.terms(doubles(batch), cast(np.random.Generator, Given([2, 1, 0], [3, 0, 1, 2])))
+    found = algorithm.terms(
+        algorithm.prepare(doubles(batch), cast(np.random.Generator, Given([2, 1, 0], [3, 0, 1, 2])))
+    )
     online = values_of(algorithm, batch, "agents").mean(0)
     target = values_of(algorithm, batch, "target_agents")[[2, 1]].min(0)
     state = torch.from_numpy(batch.state).double()
@@ -160,7 +162,7 @@ def test_demar_target_by_brute_force(seed: int) -> None:
     for b, t in valid(batch):
         actions = np.where(batch.avail[b, t + 1], online[b, t + 1], -np.inf).argmax(-1)
         q = torch.from_numpy(np.take_along_axis(target[b, t + 1], actions[:, None], -1)[:, 0])
-        every = algorithm.target_mixer(q[None], state[b, t + 1][None])[0][:, 0]
+        every = algorithm.target_mixer(q[None], state[b, t + 1][None])[:, 0]
         y = float(batch.reward[b, t])
         if not batch.terminated[b, t]:
             y += 0.99 * min(every[3].item(), every[0].item())
@@ -187,11 +189,11 @@ def test_one_subset_serves_the_whole_update() -> None:
     batch = random_batch(0, [4, 3])
     algorithm = build("demar", ensemble={"agents": 3, "agents_subset": 1, "mixers": 3, "mixers_subset": 2})
     rng, same = np.random.default_rng(7), np.random.default_rng(7)
-    algorithm.terms(doubles(batch), rng)
+    algorithm.prepare(doubles(batch), rng)
     same.choice(3, size=1, replace=False)
     same.choice(3, size=2, replace=False)
     assert rng.bit_generator.state == same.bit_generator.state
-    build("demar", ensemble={"agents": 3, "mixers": 3}).terms(doubles(batch), same)
+    build("demar", ensemble={"agents": 3, "mixers": 3}).prepare(doubles(batch), same)
     assert rng.bit_generator.state == same.bit_generator.state
 
 
@@ -274,7 +276,7 @@ def test_greedy_actions_count_in_full_whatever_they_promise() -> None:
     batch.actions[1, 0] = greedy[1, 0]
     batch.actions[1, 0, 2] = (greedy[1, 0, 2] + 1) % 4  # one agent of three deviates
     found = terms(algorithm, batch)
-    weight = algorithm.loss_weight(found, doubles(batch).actions.transpose(0, 1))
+    weight = algorithm.loss_weight(found)
     assert weight is not None
     assert weight[0, 0].tolist() == [1.0, pytest.approx(0.1)]
 
@@ -332,7 +334,7 @@ def test_targets_change_only_when_they_are_copied(name: str) -> None:
     for update in range(1, 8):
         before = snapshot(algorithm)
         optimiser.zero_grad()
-        algorithm.loss(doubles(batch), np.random.default_rng(update))[0].backward()
+        algorithm.loss(algorithm.prepare(doubles(batch), np.random.default_rng(update)))[0].backward()
         optimiser.step()
         algorithm.after_update(update)
         after = snapshot(algorithm)

@@ -50,12 +50,12 @@ def mixer_and_inputs(seed: int, members: int, agents: int, sizes: int = 9) -> tu
 @given(seed=seeds, members=small, agents=small, rise=st.floats(1e-6, 1e3))
 def test_the_team_never_loses_when_an_agent_gains(seed: int, members: int, agents: int, rise: float) -> None:
     mixer, q, state = mixer_and_inputs(seed, members, agents)
-    before = mixer(q, state)[0]
+    before = mixer(q, state)
     assert before.shape == (members, 9)
     for agent in range(agents):
         raised = q.clone()
         raised[:, agent] += rise
-        after = mixer(raised, state)[0]
+        after = mixer(raised, state)
         assert (after >= before - 1e-9).all()
         assert (after > before).any()
 
@@ -65,7 +65,8 @@ def test_the_team_never_loses_when_an_agent_gains(seed: int, members: int, agent
 def test_sensitivity_is_the_gradient(seed: int, members: int, agents: int) -> None:
     mixer, q, state = mixer_and_inputs(seed, members, agents)
     q.requires_grad_(True)
-    q_tot, generated = mixer(q, state)
+    generated = mixer.generate(state)
+    q_tot = mixer.mix(q, generated)
     formula = mixing_gradient(q, generated)
     assert formula.shape == (members, 9, agents) and (formula >= 0).all() and (formula > 0).any()
     for member in range(members):
@@ -78,15 +79,16 @@ def test_sensitivity_is_the_gradient(seed: int, members: int, agents: int) -> No
 def test_mixers_are_independent(seed: int, members: int) -> None:
     """Each of H mixers computes what it would alone; chosen ones are the chosen ones; l1 is summed by hand."""
     mixer, q, state = mixer_and_inputs(seed, members, 3)
-    together, generated = mixer(q, state)
+    generated = mixer.generate(state)
+    together = mixer.mix(q, generated)
     for h in range(members):
         alone = QMixer(1, 3, 5, 4, 6).double()
         alone.load_state_dict({name: tensor[h : h + 1] for name, tensor in mixer.state_dict().items()})
-        torch.testing.assert_close(alone(q, state)[0][0], together[h], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(alone(q, state)[0], together[h], rtol=1e-12, atol=1e-12)
         parts = (generated.first[h].flatten(1), generated.bias[h], generated.last[h], generated.value[h].unsqueeze(-1))
         torch.testing.assert_close(generated.l1()[h], torch.cat(parts, -1).norm(p=1, dim=-1), rtol=1e-12, atol=1e-12)
     order = torch.tensor([members - 1, 0])
-    torch.testing.assert_close(mixer(q, state, order)[0], together[order], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(mixer.mix(q, mixer.generate(state, order)), together[order], rtol=1e-12, atol=1e-12)
 
 
 # -- masks, padding, order ---------------------------------------------------------------------------------------------
@@ -239,7 +241,8 @@ def test_greedy_is_the_best_available(seed: int, shape: list[int]) -> None:
 def test_mixing_needs_a_state_and_summing_does_not(name: str) -> None:
     assert build(name).capabilities.needs_state == (name in MIXING)
     spec = SPEC if name in MIXING else replace(SPEC, state_dim=0)
-    loss, metrics = build(name, spec=spec).loss(doubles(random_batch(0, [3, 2], spec)), np.random.default_rng(0))
+    algorithm, batch = build(name, spec=spec), doubles(random_batch(0, [3, 2], spec))
+    loss, metrics = algorithm.loss(algorithm.prepare(batch, np.random.default_rng(0)))
     assert loss.isfinite()
     assert set(metrics) >= {"loss_td", "q_taken_mean", "target_mean"}
     assert not any(value.requires_grad for value in metrics.values())

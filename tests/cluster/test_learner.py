@@ -150,7 +150,8 @@ def test_a_report_tells_overestimation_and_sensitivity_of_the_last_batch() -> No
     learner.update([batch])
     row = learner.metrics()
     gamma, tensors = learner.run.algorithm.gamma, TensorBatch.of(batch, torch.device("cpu"))
-    terms = learner.algorithm.terms(tensors, np.random.default_rng(0))  # type: ignore[operator]
+    algorithm: Any = learner.algorithm
+    terms = algorithm.terms(algorithm.prepare(tensors, np.random.default_rng(0)))
     followed = [
         sum(gamma**t * batch.reward[b, t] for t in range(length)) for b, length in enumerate(batch.lengths.tolist())
     ]

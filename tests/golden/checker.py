@@ -115,7 +115,7 @@ def compute(hp: dict[str, Any], data: Arrays, dtype: torch.dtype) -> dict[str, n
     results: dict[str, Tensor] = {}
     for step, (losses, after) in enumerate((("loss", "after"), ("", "after2"))):
         draws = _FixedDraws(data, "subset" if step == 0 else "subset2").only_proper(algorithm.settings.ensemble)
-        terms = algorithm.terms(batch, cast(np.random.Generator, draws))
+        terms = algorithm.terms(algorithm.prepare(batch, cast(np.random.Generator, draws)))
         optimiser.zero_grad()
         terms.total.backward()
         if step == 0:
@@ -191,7 +191,7 @@ def _value_outputs(algorithm: ValueMixing, batch: TensorBatch, terms: Terms) -> 
     hidden = algorithm.agents.hidden_states(inputs)
     target_values = algorithm.target_agents(inputs).view(-1, *terms.values.shape[1:])
     ensemble = has_member_axis(algorithm)
-    masked = mask_unavailable(_drawn_minimum(terms), _episodes_first(batch.avail))[1:]
+    masked = mask_unavailable(_drawn_minimum(algorithm, terms), _episodes_first(batch.avail))[1:]
     return {
         "out/q_online": _members_last(terms.values, ensemble),
         "out/q_target": _members_last(target_values, ensemble),
@@ -209,10 +209,10 @@ def _value_outputs(algorithm: ValueMixing, batch: TensorBatch, terms: Terms) -> 
     }
 
 
-def _drawn_minimum(terms: Terms) -> Tensor:
-    if terms.target_values is None:  # the target does not use them
+def _drawn_minimum(algorithm: ValueMixing, terms: Terms) -> Tensor:
+    if hasattr(algorithm, "central_agents"):  # the target does not use them
         return torch.full_like(terms.mean_values, torch.nan)
-    return terms.target_values.amin(0)
+    return terms.prepared.target_values.amin(0)
 
 
 def has_member_axis(algorithm: ValueMixing) -> bool:
@@ -246,7 +246,7 @@ def _central_outputs(algorithm: Any, batch: TensorBatch, terms: Terms) -> dict[s
     shape = terms.mean_values.shape
     online = algorithm.central_agents(inputs).view(shape)
     target = algorithm.target_central_agents(inputs).view(shape)
-    weight = algorithm.loss_weight(terms, actions)
+    weight = algorithm.loss_weight(terms)
     central = terms.losses["loss_central"]
     return {
         "out/q_central_online": _episodes_first(online),
@@ -267,9 +267,10 @@ def _generated_outputs(algorithm: ValueMixing, batch: TensorBatch, terms: Terms)
     assert generated is not None
     mask, n = terms.mask, algorithm.spec.n_agents
     state, avail = _episodes_first(batch.state), _episodes_first(batch.avail)
-    masked = mask_unavailable(_drawn_minimum(terms), avail)[1:]
+    masked = mask_unavailable(_drawn_minimum(algorithm, terms), avail)[1:]
     best = algorithm.greedy_agent_values(masked, terms.greedy[1:])
-    every, target_generated = algorithm.mix(algorithm.target_mixer, best, state[1:])
+    target_generated = algorithm.target_mixer.generate(state[1:].flatten(0, 1))
+    every = algorithm.mix(algorithm.target_mixer, best, target_generated)
     assert target_generated is not None
     value = generated.value.view(terms.q_tot.shape)
     target_value = target_generated.value.view(terms.q_tot.shape)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from phalanx.algorithms import value_mixing
 from phalanx.algorithms.common.mixers import MixingWeights
-from phalanx.algorithms.value_mixing import ValueMixing
+from phalanx.algorithms.value_mixing import Prepared, ValueMixing
 from phalanx.algorithms.weighted_qmix import WeightedQMIX
 from tests.algorithms.reference import Case, make_file
 from tests.golden import __main__ as command
@@ -165,10 +165,10 @@ def make_mistake(mistake: str, monkeypatch: pytest.MonkeyPatch, data: Arrays) ->
         return l1_of(weights) * mask * mask.numel() / mask.sum()
 
     def with_target_greedy(greedy_values: Callable[..., Any]) -> Callable[..., Any]:
-        def patched(self: ValueMixing, inputs: Tensor, greedy: Tensor, state: Tensor, avail: Tensor, *rest: Any) -> Any:
-            values = self.target_agents(inputs, rest[0]).view(-1, *avail.shape).amin(0)
-            theirs = value_mixing.mask_unavailable(values, avail).argmax(-1)
-            return greedy_values(self, inputs, theirs, state, avail, *rest)
+        def patched(self: ValueMixing, prepared: Prepared, greedy: Tensor) -> Any:
+            values = self.target_agents(prepared.inputs).view(-1, *prepared.avail.shape).amin(0)
+            theirs = value_mixing.mask_unavailable(values, prepared.avail).argmax(-1)
+            return greedy_values(self, prepared, theirs)
 
         return patched
 
