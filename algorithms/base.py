@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from phalanx.algorithms.common.batch import EpisodeBatch
+from phalanx.algorithms.common.batch import EpisodeBatch, PrioritisedBatch
 from phalanx.configs.errors import UserError
 from phalanx.configs.settings import AlgorithmSettings, NetworkSettings
 from phalanx.envs.team import Bools, Floats, TeamSpec
@@ -43,6 +43,7 @@ class TensorBatch:
     reward: Tensor
     terminated: Tensor
     filled: Tensor
+    importance: Tensor | None = None  # [B], where the replay is prioritised
 
     @classmethod
     def of(cls, batch: EpisodeBatch, device: torch.device, dtype: torch.dtype = torch.float32) -> TensorBatch:
@@ -62,6 +63,7 @@ class TensorBatch:
             reward=moved(batch.reward, dtype),
             terminated=moved(batch.terminated, torch.bool),
             filled=moved(batch.filled, torch.bool),
+            importance=moved(batch.importance, dtype) if isinstance(batch, PrioritisedBatch) else None,
         )
 
 
@@ -127,6 +129,14 @@ class Algorithm(nn.Module, ABC):
     @abstractmethod
     def loss(self, prepared: Any) -> tuple[Tensor, Metrics]:
         """The scalar to minimise and detached scalars for metrics, names without an area (`loss_td`, …)."""
+
+    def loss_and_errors(self, prepared: Any) -> tuple[Tensor, Metrics, Tensor]:
+        """What `loss` gives, and the size of each episode's error [B], detached: what a prioritised replay goes by.
+        UserError where the method has no such errors."""
+        raise UserError(
+            f"replay.sampling=prioritised needs a method that learns from temporal differences, and"
+            f" algorithm.name={self.settings.name} does not: set replay.sampling=uniform"
+        )
 
     def diagnostics(self, batch: TensorBatch) -> Metrics:
         """Further figures about one batch, made once per report; names without an area."""

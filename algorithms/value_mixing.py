@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from phalanx.algorithms.base import Algorithm, Capabilities, Metrics, TensorBatch, Weights
 from phalanx.algorithms.common.agents import RecurrentAgents, agent_inputs
 from phalanx.algorithms.common.ensembles import draw_members
-from phalanx.algorithms.common.losses import masked_mean, weighted_squared_error
+from phalanx.algorithms.common.losses import episode_errors, masked_mean, weighted_squared_error
 from phalanx.algorithms.common.mixers import Mixer, MixingWeights, QMixer, mixing_gradient
 from phalanx.algorithms.common.policy import ValuePolicy
 from phalanx.algorithms.common.targets import mask_unavailable, one_step_target, take, transition_mask
@@ -89,6 +89,7 @@ class Prepared:
     mask: Tensor  # [T, B] bool
     target_values: Tensor  # [N_K, T+1, B, N, A], drawn members only
     target_mixing: MixingWeights | None  # generated for every step, by drawn mixers only
+    importance: Tensor | None = None  # [B], of the episodes' errors; None for 1
 
 
 @dataclass
@@ -184,6 +185,7 @@ class ValueMixing(Algorithm):
             transition_mask(batch.filled, batch.terminated),
             self.target_utilities(inputs, agents_drawn).view(-1, *avail.shape),
             self.target_weights(state, mixers_drawn),
+            batch.importance,
         )
 
     def target_utilities(self, inputs: Tensor, members: Tensor | None) -> Tensor:
@@ -198,11 +200,19 @@ class ValueMixing(Algorithm):
 
     def loss(self, prepared: Prepared) -> tuple[Tensor, Metrics]:
         terms = self.terms(prepared)
+        return terms.total, self._metrics(terms)
+
+    def loss_and_errors(self, prepared: Prepared) -> tuple[Tensor, Metrics, Tensor]:
+        terms = self.terms(prepared)
+        errors = episode_errors(terms.q_tot.detach(), terms.target, terms.mask)
+        return terms.total, self._metrics(terms), errors
+
+    def _metrics(self, terms: Terms) -> Metrics:
         with torch.no_grad():
             metrics = {name: value.detach() for name, value in terms.losses.items()}
             metrics["q_taken_mean"] = masked_mean(terms.q_tot.detach(), terms.mask)
             metrics["target_mean"] = masked_mean(terms.target, terms.mask)
-        return terms.total, metrics
+        return metrics
 
     def terms(self, prepared: Prepared) -> Terms:
         """One update's forward pass."""
@@ -247,10 +257,18 @@ class ValueMixing(Algorithm):
         """Weights of the squared errors, like `terms.q_tot`; None for 1."""
         return None
 
+    def regression(self, terms: Terms, prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The loss that draws `prediction` [..., T, B] to `target` where there is something to learn, every episode
+        counting as much as the replay says. All losses of single transitions go through here."""
+        importance = terms.prepared.importance
+        if importance is not None:
+            weight = importance if weight is None else weight * importance
+        return weighted_squared_error(prediction, target, terms.mask, weight)
+
     def add_losses(self, terms: Terms) -> None:
         """Adds this method's loss terms to `terms.losses`; the total is their sum."""
         weight = self.loss_weight(terms)
-        terms.losses["loss_td"] = weighted_squared_error(terms.q_tot, terms.target, terms.mask, weight)
+        terms.losses["loss_td"] = self.regression(terms, terms.q_tot, terms.target, weight)
         alpha = self.settings.regulariser.alpha
         if alpha > 0 and terms.generated is not None:
             # Not masked: padded steps count, as in the method as published (DEMAR's code).

@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from phalanx.algorithms.common.agents import RecurrentAgents
-from phalanx.algorithms.common.losses import weighted_squared_error
 from phalanx.algorithms.common.mixers import CentralAttention, CentralFeedForward, MixingWeights
 from phalanx.algorithms.common.targets import take
 from phalanx.algorithms.value_mixing import Prepared, Terms, ValueMixing, ValueMixingSettings, frozen_copy
@@ -112,7 +111,7 @@ class WeightedQMIX(ValueMixing):
             prepared = terms.prepared
             utilities = self.central_agents(prepared.inputs).view(prepared.avail.shape)
             central = self.central_value(utilities[:-1], prepared.actions, prepared.state[:-1], self.central_mixer)
-            terms.losses["loss_central"] = weighted_squared_error(central, terms.target, terms.mask)
+            terms.losses["loss_central"] = self.regression(terms, central, terms.target)
 
     @abstractmethod
     def favoured(self, terms: Terms) -> Tensor:

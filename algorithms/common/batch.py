@@ -54,6 +54,22 @@ class EpisodeBatch:
         return sum(getattr(self, f.name).nbytes for f in fields(self))
 
 
+@dataclass
+class PrioritisedBatch(EpisodeBatch):
+    """What a prioritised replay gives: the episodes, which ones they are, and how much each counts."""
+
+    numbers: npt.NDArray[np.int64]  # [B]: the replay's number of each episode, for its error to come back under
+    importance: npt.NDArray[np.float32]  # [B] in (0, 1]: factors of the squared errors
+
+
+@dataclass
+class EpisodeErrors:
+    """How large the errors of M sampled episodes were: what a prioritised replay makes priorities of."""
+
+    numbers: npt.NDArray[np.int64]  # [M], as in the batches
+    errors: npt.NDArray[np.float32]  # [M], not negative
+
+
 def empty_batch(
     spec: TeamSpec, episodes: int, steps: int | None = None, float_type: npt.DTypeLike = np.float32
 ) -> EpisodeBatch:

@@ -14,8 +14,20 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 def weighted_squared_error(prediction: Tensor, target: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
     """Σ mask w (prediction − target)² / Σ mask, and the mean over leading dimensions (H mixers, N agents).
 
-    prediction: [..., T, B]; target: broadcastable to it; mask: [T, B] bool; weight: like prediction, or None for 1.
+    prediction: [..., T, B]; target: broadcastable to it; mask: [T, B] bool; weight: broadcastable to it, or None for 1.
     """
     # Replaced before squaring, not multiplied by zero after it: a masked entry may be anything, even infinite.
     error = (prediction - target).masked_fill(~mask, 0.0).square()
     return masked_mean(error if weight is None else error * weight, mask)
+
+
+# Shares of an episode's largest and mean error in its priority (R2D2: Kapturowski et al., ICLR 2019, section 2.3).
+MOST, MEAN = 0.9, 0.1
+
+
+def episode_errors(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """0.9 max + 0.1 mean of |prediction − target| over each episode's valid steps, [B]; several predictions (H mixers,
+    N agents) are averaged step by step first. Shapes as in `weighted_squared_error`."""
+    error = (prediction - target).abs().masked_fill(~mask, 0.0)
+    error = error.reshape(-1, *mask.shape).mean(0)
+    return MOST * error.amax(0) + MEAN * error.sum(0) / mask.sum(0).clamp(min=1)
