@@ -9,11 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from phalanx.algorithms.base import Metrics, TensorBatch, Weights
-from phalanx.algorithms.common.batch import EpisodeBatch
+from phalanx.algorithms.common.batch import EpisodeBatch, EpisodeErrors, PrioritisedBatch
 from phalanx.algorithms.registry import make_algorithm
 from phalanx.configs.errors import RunFailed, UserError
 from phalanx.configs.settings import AlgorithmSettings, Device, RunSettings
@@ -93,11 +94,23 @@ class Learner:
 
     def update(self, batches: Sequence[EpisodeBatch]) -> int:
         """One update with each batch; returns the number of updates done so far. Raises NonFinite."""
+        self._update(batches)
+        return self.updates
+
+    def update_prioritised(self, batches: Sequence[PrioritisedBatch]) -> tuple[int, EpisodeErrors]:
+        """The same with batches of a prioritised replay; returns the errors of all their episodes, in order, too."""
+        errors: list[Tensor] = []
+        self._update(batches, errors)
+        numbers = np.concatenate([batch.numbers for batch in batches])
+        return self.updates, EpisodeErrors(numbers, torch.cat(errors).float().cpu().numpy())
+
+    def _update(self, batches: Sequence[EpisodeBatch], errors: list[Tensor] | None = None) -> None:
+        """`errors` collects those of each batch, where they are asked for."""
         started = perf_counter()
         suspects: list[tuple[int, Metrics]] = []
         on_gpu = self.device.type == "cuda"
         for prepared in self._prepared(batches):
-            metrics = self._update_once(prepared)
+            metrics = self._update_once(prepared, errors)
             if on_gpu:
                 suspects.append((self.updates, metrics))
             self._add(metrics)
@@ -105,7 +118,6 @@ class Learner:
             for update, metrics in suspects:
                 self._require_finite(update, metrics)
         self._seconds += perf_counter() - started
-        return self.updates
 
     def _prepared(self, batches: Sequence[EpisodeBatch]) -> Iterator[Any]:
         """Each batch prepared: on a CPU the next one meanwhile, by another core if there is one, unless the update
@@ -126,8 +138,12 @@ class Learner:
         self._last_batch = TensorBatch.of(batch, self.device)
         return self.algorithm.prepare(self._last_batch, self._rng)
 
-    def _update_once(self, prepared: Any) -> Metrics:
-        loss, metrics = self.algorithm.loss(prepared)
+    def _update_once(self, prepared: Any, errors: list[Tensor] | None) -> Metrics:
+        if errors is None:
+            loss, metrics = self.algorithm.loss(prepared)
+        else:
+            loss, metrics, of_episodes = self.algorithm.loss_and_errors(prepared)
+            errors.append(of_episodes)
         metrics = dict(metrics)
         on_cpu = self.device.type == "cpu"
         if on_cpu and not math.isfinite(loss.item()):
