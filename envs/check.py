@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from phalanx.envs.findings import CHECKS, Findings, Problem, finite, typed, within
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
 from phalanx.envs.team import Obs, Step, TeamEnv, TeamSpec
 
-CHECKS: dict[str, str] = {
-    "spec": "sizes and names in the spec agree with each other",
-    "groups": "every agent has a group, every group a name",
-    "dtype": "arrays are float32 or bool, as documented",
-    "shape": "observations, states, masks and ends have the sizes of the spec",
-    "reward shape": "the reward is [E], agent_reward [E, N]",
-    "not a number": "nothing is NaN or infinite",
-    "no legal action": "every living agent has a legal action",
-    "dead agent": "an agent that is not alive has a legal action, too",
-    "padded action": "actions beyond an agent's own number are never legal",
-    "padded observation": "observations beyond an agent's own size are zero",
-    "both ends": "terminated and truncated exclude each other",
-    "final observation": "ended episodes show their last observation, one row for each, in order",
-    "episode too long": "no episode is longer than spec.episode_limit",
-    "metrics": "info holds an [E] array for every metric of the spec, and win where it is promised",
-    "seeds": "every episode takes one seed of its environment's sequence",
-    "seed ignored": "the same seed and actions give the same episode",
-    "neighbours": "an environment does not depend on those beside it",
-    "aliasing": "returned arrays are never written to again, nor read",
-    "actions changed": "the actions are only read",
-    "crash": "reset and step raise nothing",
-}
-"""Every kind of problem by name, and what has to hold."""
-
 FIELDS = ("obs", "state", "avail", "alive")
+OUTCOME = ("reward", "terminated", "truncated", "agent_reward")
 ENVS = 3
 KEPT_STEPS = 3  # for so many steps returned arrays are watched
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A broken promise: its name in `CHECKS` and what was seen."""
-
-    name: str
-    sentence: str
 
 
 def check_env(make: Callable[[int], TeamEnv], seed: int = 0, steps: int | None = None) -> list[Problem]:
@@ -55,7 +24,7 @@ def check_env(make: Callable[[int], TeamEnv], seed: int = 0, steps: int | None =
     `steps` is how many vector steps each of the four plays lasts: by default two episodes or 300, whichever is less,
     but always longer than one episode. The environments are closed afterwards.
     """
-    found = _Findings()
+    found = Findings()
     several = _built(make, ENVS, found)
     if several is None:
         return found.problems
@@ -81,21 +50,7 @@ def format_report(title: str, problems: Sequence[Problem]) -> str:
     return f"{title}: {len(problems)} of {len(CHECKS)} checks failed\n{told}"
 
 
-class _Findings:
-    """Problems, the first of each name."""
-
-    def __init__(self) -> None:
-        self.problems: list[Problem] = []
-
-    def add(self, name: str, sentence: str) -> None:
-        if name not in self:
-            self.problems.append(Problem(name, sentence))
-
-    def __contains__(self, name: str) -> bool:
-        return any(problem.name == name for problem in self.problems)
-
-
-def _built(make: Callable[[int], TeamEnv], count: int, found: _Findings) -> TeamEnv | None:
+def _built(make: Callable[[int], TeamEnv], count: int, found: Findings) -> TeamEnv | None:
     env = make(count)
     if env.num_envs != count:
         found.add("spec", f"asked for {count} environments, num_envs says {env.num_envs}")
@@ -104,7 +59,7 @@ def _built(make: Callable[[int], TeamEnv], count: int, found: _Findings) -> Team
     return env
 
 
-def _check_spec(spec: TeamSpec, found: _Findings) -> None:
+def _check_spec(spec: TeamSpec, found: Findings) -> None:
     n = spec.n_agents
     for key in ("agent_names", "obs_dims", "action_dims"):
         if len(getattr(spec, key)) != n:
@@ -127,7 +82,7 @@ def _check_spec(spec: TeamSpec, found: _Findings) -> None:
 
 
 def _check_repeats(
-    make: Callable[[int], TeamEnv], several: TeamEnv, first: _Play, seed: int, length: int, found: _Findings
+    make: Callable[[int], TeamEnv], several: TeamEnv, first: _Play, seed: int, length: int, found: Findings
 ) -> None:
     """The same episodes again: in the same object, alone, and with every array spoilt that came back."""
     rows = list(range(ENVS))
@@ -155,7 +110,7 @@ def _check_repeats(
         alone.close()
 
 
-def _check_finals(play: _Play, found: _Findings) -> None:
+def _check_finals(play: _Play, found: Findings) -> None:
     """A final observation that is always the next episode's first one, or the one before the last action."""
     changed = np.array(play.changed, np.float64)
     if len(play.finals) < 2 or not changed.size or changed.mean() < 0.5:
@@ -178,7 +133,7 @@ class _CountedSeeds(Iterator[int]):
 class _Play:
     """Some vector steps of random legal actions; the actions of a row depend on the row's number alone."""
 
-    def __init__(self, env: TeamEnv, rows: list[int], seed: int, found: _Findings, spoil: bool = False) -> None:
+    def __init__(self, env: TeamEnv, rows: list[int], seed: int, found: Findings, spoil: bool = False) -> None:
         self._env, self._rows, self._found, self._spoil = env, rows, found, spoil
         self._spec = env.spec
         self._seeds = [_CountedSeeds(seed, row) for row in rows]
@@ -202,12 +157,12 @@ class _Play:
             return
         ages, episodes = np.zeros(len(self._rows), np.int64), len(self._rows)
         for t in range(length):
-            self._keep(t, obs, "")
+            self._keep(t, obs, FIELDS)
             before = obs.rows(np.arange(len(self._rows)))
             actions = self._choose(before)
             passed = actions.copy()
             if self._spoil:
-                self._scribble(obs)
+                self._scribble(obs, FIELDS)
             step = self._env.step(passed)
             if not np.array_equal(passed, actions):
                 self._found.add("actions changed", f"step {t} wrote to the actions it was given")
@@ -224,8 +179,11 @@ class _Play:
             episodes += int(step.ended.sum())
             if self._spoil:
                 passed[:] = 0
-            elif step.final is not None:
-                self._keep(t, step.final, "final ")
+                self._scribble(step, OUTCOME)
+            else:
+                self._keep(t, step, OUTCOME)
+                if step.final is not None:
+                    self._keep(t, step.final, FIELDS, "final ")
             obs = step.next
         taken = sum(seeds.taken for seeds in self._seeds)
         if taken != episodes:
@@ -246,14 +204,16 @@ class _Play:
         """Whether the arrays can be used at all; tells what is wrong with them."""
         spec = self._spec
         n = spec.n_agents
-        usable = _typed(self._found, f"{where}: obs", obs.obs, np.float32, (rows, n, spec.obs_dim))
-        usable &= _typed(self._found, f"{where}: state", obs.state, np.float32, (rows, spec.state_dim))
-        usable &= _typed(self._found, f"{where}: avail", obs.avail, np.bool_, (rows, n, spec.n_actions))
-        usable &= _typed(self._found, f"{where}: alive", obs.alive, np.bool_, (rows, n))
+        usable = typed(self._found, f"{where}: obs", obs.obs, np.float32, (rows, n, spec.obs_dim))
+        usable &= typed(self._found, f"{where}: state", obs.state, np.float32, (rows, spec.state_dim))
+        usable &= typed(self._found, f"{where}: avail", obs.avail, np.bool_, (rows, n, spec.n_actions))
+        usable &= typed(self._found, f"{where}: alive", obs.alive, np.bool_, (rows, n))
         if not usable:
             return False
-        _finite(self._found, f"{where}: obs", obs.obs)
-        _finite(self._found, f"{where}: state", obs.state)
+        finite(self._found, f"{where}: obs", obs.obs)
+        finite(self._found, f"{where}: state", obs.state)
+        within(self._found, f"{where}: obs", obs.obs, spec.obs_range)
+        within(self._found, f"{where}: state", obs.state, spec.state_range)
         for i, size in enumerate(spec.obs_dims):
             if obs.obs[:, i, size:].any():
                 self._found.add("padded observation", f"{where}: agent {i} shows more than its {size} numbers")
@@ -273,11 +233,11 @@ class _Play:
 
     def _outcome(self, step: Step, t: int) -> bool:
         e, n, where = len(self._rows), self._spec.n_agents, f"step {t}"
-        usable = _typed(self._found, f"{where}: terminated", step.terminated, np.bool_, (e,))
-        usable &= _typed(self._found, f"{where}: truncated", step.truncated, np.bool_, (e,))
-        usable &= _typed(self._found, f"{where}: reward", step.reward, np.float32, (e,), "reward shape")
+        usable = typed(self._found, f"{where}: terminated", step.terminated, np.bool_, (e,))
+        usable &= typed(self._found, f"{where}: truncated", step.truncated, np.bool_, (e,))
+        usable &= typed(self._found, f"{where}: reward", step.reward, np.float32, (e,), "reward shape")
         if step.agent_reward is not None:
-            usable &= _typed(
+            usable &= typed(
                 self._found, f"{where}: agent_reward", step.agent_reward, np.float32, (e, n), "reward shape"
             )
         usable = self._observation(step.next, e, where) and usable
@@ -285,7 +245,7 @@ class _Play:
             return False
         for what, rewards in (("reward", step.reward), ("agent_reward", step.agent_reward)):
             if rewards is not None:
-                _finite(self._found, f"{where}: {what}", rewards)
+                finite(self._found, f"{where}: {what}", rewards)
         if (step.terminated & step.truncated).any():
             self._found.add("both ends", f"{where}: terminated and truncated are both set")
         self._information(step, where)
@@ -338,10 +298,10 @@ class _Play:
                 self.changed.append(not same)
             self.trace[row].append(seen)
 
-    def _keep(self, t: int, obs: Obs, prefix: str) -> None:
+    def _keep(self, t: int, holder: Obs | Step, names: Sequence[str], prefix: str = "") -> None:
         if not self._spoil:
-            arrays = [(prefix + field, getattr(obs, field)) for field in FIELDS]
-            self._kept += [(t, name, array, array.copy()) for name, array in arrays]
+            arrays = [(prefix + name, getattr(holder, name)) for name in names]
+            self._kept += [(t, name, array, array.copy()) for name, array in arrays if array is not None]
 
     def _untouched(self, t: int) -> None:
         for _, name, array, copy in self._kept:
@@ -349,29 +309,11 @@ class _Play:
                 self._found.add("aliasing", f"step {t} wrote to the {name} that was returned before")
         self._kept = [kept for kept in self._kept if kept[0] > t - KEPT_STEPS]
 
-    def _scribble(self, obs: Obs) -> None:
-        for field in FIELDS:
-            array = getattr(obs, field)
-            if array.flags.writeable:
+    def _scribble(self, holder: Obs | Step, names: Sequence[str]) -> None:
+        for name in names:
+            array = getattr(holder, name)
+            if array is not None and array.flags.writeable:
                 array[...] = 77 if array.dtype.kind == "f" else ~array
-
-
-def _typed(
-    found: _Findings, what: str, array: Any, dtype: type, shape: tuple[int, ...], shape_problem: str = "shape"
-) -> bool:
-    if not isinstance(array, np.ndarray) or array.dtype != dtype:
-        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-        found.add("dtype", f"{what} is {kind} instead of {np.dtype(dtype)}")
-    if np.shape(array) != shape:
-        found.add(shape_problem, f"{what} has shape {np.shape(array)} instead of {shape}")
-        return False
-    return isinstance(array, np.ndarray)
-
-
-def _finite(found: _Findings, what: str, array: npt.NDArray[Any]) -> None:
-    if not np.isfinite(array).all():
-        place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        found.add("not a number", f"{what}{list(place)} is {array[place]}")
 
 
 def _all_equal(left: Sequence[npt.NDArray[Any]], right: Sequence[npt.NDArray[Any]]) -> bool:

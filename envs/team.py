@@ -41,6 +41,8 @@ class TeamSpec:
     group_names: tuple[str, ...] = ()
     has_win: bool = False  # `Step.info["win"]` is meaningful
     metrics: tuple[str, ...] = ()  # keys of `Step.info` that are summed over an episode and reported
+    obs_range: tuple[float, float] | None = None  # least and greatest number in an observation, padding included
+    state_range: tuple[float, float] | None = None  # the same of the state; None: not declared
     reproducible: bool = True  # False: the environment cannot be seeded
     versions: Mapping[str, str] = field(default_factory=dict)  # of the simulator, for metadata.json
 

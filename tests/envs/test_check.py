@@ -115,6 +115,19 @@ class SameBuffer(Walk):
         return replace(obs, state=self.buffer)
 
 
+class SameReward(Walk):
+    """Pays with the same array every time."""
+
+    paid: npt.NDArray[Any] | None = None
+
+    def _advance(self, actions: npt.NDArray[Any]) -> tuple[Floats, Bools, dict[str, npt.NDArray[Any]]]:
+        reward, over, info = super()._advance(actions)
+        if self.paid is None:
+            self.paid = reward
+        self.paid[:] = reward
+        return self.paid, over, info
+
+
 class ReadsWhatItGave(Walk):
     """Goes on from the array that the caller holds."""
 
@@ -252,6 +265,8 @@ FAULTS: list[tuple[str, str, type[Walk]]] = [
     ("not a number", "is nan", on_obs(lambda o: replace(o, obs=put(o.obs, (0, 1, 0), np.nan)))),
     ("not a number", "state", on_obs(lambda o: replace(o, state=put(o.state, (0, 1), np.inf)))),
     ("not a number", "reward", on_step(lambda s: replace(s, reward=put(s.reward, 0, np.nan)))),
+    ("beyond the range", r"reset: obs\[\d, 0, 2\] is 1.0, declared are 0 to 0.99", on_spec(obs_range=(0, 0.99))),
+    ("beyond the range", r"step \d: state\[.*\] is .*, declared are 0 to 1$", on_spec(state_range=(0, 1))),
     ("no legal action", "agent 0 of environment 0", on_obs(lambda o: replace(o, avail=put(o.avail, (0, 0), False)))),
     ("dead agent", "agent 1", on_obs(lambda o: replace(o, avail=o.avail & o.alive[:, :, None]))),
     ("padded action", "more than its 2 actions", on_obs(lambda o: replace(o, avail=put(o.avail, (0, 1, 2), True)))),
@@ -276,6 +291,7 @@ FAULTS: list[tuple[str, str, type[Walk]]] = [
     ("seed ignored", "another episode", RemembersThePast),
     ("neighbours", "is not what it is alone", OneGeneratorForAll),
     ("aliasing", "wrote to the state", SameBuffer),
+    ("aliasing", "wrote to the reward", SameReward),
     ("aliasing", "changed what followed", ReadsWhatItGave),
     ("aliasing", "changed what followed", ReadsActionsLater),
     ("actions changed", "wrote to the actions", WritesToActions),
