@@ -11,7 +11,7 @@ Everything inside is time first: [T, B, …] (R = T·B rows), so that the GRU re
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -87,7 +87,7 @@ class Prepared:
     reward: Tensor  # [T, B]
     terminated: Tensor  # [T, B]
     mask: Tensor  # [T, B] bool
-    target_values: Tensor  # [N_K, T+1, B, N, A], drawn members only
+    target_values: Tensor  # [N_K, T+1, B, N, A] of `target_utilities`, drawn members only
     target_mixing: MixingWeights | None  # generated for every step, by drawn mixers only
     importance: Tensor | None = None  # [B], of the episodes' errors; None for 1
 
@@ -103,9 +103,9 @@ class Terms:
     chosen: Tensor  # [T, B, N], online mean of the stored actions
     q_tot: Tensor  # [H, T, B]
     generated: MixingWeights | None
-    greedy_values: Tensor  # [N_H, T+1, B], targets' value of the greedy joint action, drawn mixers only
-    target: Tensor  # [T, B]
-    losses: dict[str, Tensor]  # loss name -> scalar as it enters the total
+    greedy_values: Tensor = field(init=False)  # [N_H, T+1, B], targets' value of the greedy joint action, drawn mixers
+    target: Tensor = field(init=False)  # [T, B]
+    losses: dict[str, Tensor] = field(default_factory=dict)  # loss name -> scalar as it enters the total
 
     @property
     def mask(self) -> Tensor:
@@ -183,7 +183,7 @@ class ValueMixing(Algorithm):
             batch.reward.t(),
             batch.terminated.t(),
             transition_mask(batch.filled, batch.terminated),
-            self.target_utilities(inputs, agents_drawn).view(-1, *avail.shape),
+            self.target_utilities(inputs, agents_drawn).unflatten(2, avail.shape[1:3]),
             self.target_weights(state, mixers_drawn),
             batch.importance,
         )
@@ -216,34 +216,40 @@ class ValueMixing(Algorithm):
 
     def terms(self, prepared: Prepared) -> Terms:
         """One update's forward pass."""
+        terms = self.online_terms(prepared)
+        with torch.no_grad():
+            terms.greedy_values = self.greedy_values(terms)
+            next_value = self.pessimistic(terms.greedy_values[:, 1:])
+            terms.target = one_step_target(prepared.reward, prepared.terminated, next_value, self.settings.gamma)
+        self.add_losses(terms)
+        return terms
+
+    def online_terms(self, prepared: Prepared) -> Terms:
+        """What the trained networks say: everything of `Terms` but the target and the losses."""
         values = self.agents(prepared.inputs).view(-1, *prepared.avail.shape)
         mean_values = values.squeeze(0) if values.shape[0] == 1 else values.mean(0)
         chosen = take(mean_values[:-1], prepared.actions)
         generated = self.mixer.generate(prepared.state[:-1].flatten(0, 1))
         q_tot = self.mix(self.mixer, chosen, generated)
-        with torch.no_grad():
-            greedy = mask_unavailable(mean_values.detach(), prepared.avail).argmax(-1)
-            greedy_values = self.greedy_values(prepared, greedy)
-            next_value = self.pessimistic(greedy_values[:, 1:])
-            target = one_step_target(prepared.reward, prepared.terminated, next_value, self.settings.gamma)
-        terms = Terms(prepared, values, mean_values, greedy, chosen, q_tot, generated, greedy_values, target, {})
-        self.add_losses(terms)
-        return terms
+        greedy = mask_unavailable(mean_values.detach(), prepared.avail).argmax(-1)
+        return Terms(prepared, values, mean_values, greedy, chosen, q_tot, generated)
 
     def mix(self, mixer: Any, q: Tensor, weights: MixingWeights | None) -> Tensor:
         """q: [T, B, N], `weights`: what `mixer` generated for those steps. Returns Q_tot [H, T, B]."""
         q_tot: Tensor = mixer.mix(q.flatten(0, 1), weights)
         return q_tot.view(-1, *q.shape[:2])
 
-    def greedy_values(self, prepared: Prepared, greedy: Tensor) -> Tensor:
+    def greedy_values(self, terms: Terms) -> Tensor:
         """The target networks' value of the greedy joint action at every step, of every drawn mixer: [N_H, T+1, B].
+        `terms`: what the trained networks say."""
+        best = self.greedy_agent_values(self.target_agent_values(terms.prepared), terms.greedy)
+        return self.mix(self.target_mixer, best, terms.prepared.target_mixing)
 
-        The minimum over the drawn agent networks is taken for every action before one is chosen (DEMAR Eq. 8).
-        """
+    def target_agent_values(self, prepared: Prepared) -> Tensor:
+        """[T+1, B, N, A]: the minimum over the drawn target agents, for every action before one is chosen (DEMAR
+        Eq. 8); what no maximum picks where an action is not available."""
         values = prepared.target_values
-        pessimistic = values[0] if values.shape[0] == 1 else values.amin(0)
-        best = self.greedy_agent_values(mask_unavailable(pessimistic, prepared.avail), greedy)
-        return self.mix(self.target_mixer, best, prepared.target_mixing)
+        return mask_unavailable(values[0] if values.shape[0] == 1 else values.amin(0), prepared.avail)
 
     def greedy_agent_values(self, masked: Tensor, greedy: Tensor) -> Tensor:
         """masked: [T, B, N, A], greedy: [T, B, N]. Each agent's value of its best action, [T, B, N]."""
@@ -257,6 +263,10 @@ class ValueMixing(Algorithm):
         """Weights of the squared errors, like `terms.q_tot`; None for 1."""
         return None
 
+    def prediction(self, terms: Terms) -> Tensor:
+        """What is drawn to the target, [H, T, B]."""
+        return terms.q_tot
+
     def regression(self, terms: Terms, prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """The loss that draws `prediction` [..., T, B] to `target` where there is something to learn, every episode
         counting as much as the replay says. All losses of single transitions go through here."""
@@ -268,7 +278,7 @@ class ValueMixing(Algorithm):
     def add_losses(self, terms: Terms) -> None:
         """Adds this method's loss terms to `terms.losses`; the total is their sum."""
         weight = self.loss_weight(terms)
-        terms.losses["loss_td"] = self.regression(terms, terms.q_tot, terms.target, weight)
+        terms.losses["loss_td"] = self.regression(terms, self.prediction(terms), terms.target, weight)
         alpha = self.settings.regulariser.alpha
         if alpha > 0 and terms.generated is not None:
             # Not masked: padded steps count, as in the method as published (DEMAR's code).

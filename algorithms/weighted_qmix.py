@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from phalanx.algorithms.common.agents import RecurrentAgents
 from phalanx.algorithms.common.mixers import CentralAttention, CentralFeedForward, MixingWeights
 from phalanx.algorithms.common.targets import take
-from phalanx.algorithms.value_mixing import Prepared, Terms, ValueMixing, ValueMixingSettings, frozen_copy
+from phalanx.algorithms.value_mixing import Terms, ValueMixing, ValueMixingSettings, frozen_copy
 from phalanx.configs.base import Settings
 from phalanx.configs.settings import AlgorithmSettings, NetworkSettings
 from phalanx.envs.team import TeamSpec
@@ -99,11 +99,11 @@ class WeightedQMIX(ValueMixing):
     def target_weights(self, state: Tensor, members: Tensor | None) -> MixingWeights | None:
         return None if self.has_central else super().target_weights(state, members)
 
-    def greedy_values(self, prepared: Prepared, greedy: Tensor) -> Tensor:
+    def greedy_values(self, terms: Terms) -> Tensor:
         if not self.has_central:
-            return super().greedy_values(prepared, greedy)
-        utilities = prepared.target_values.squeeze(0)
-        return self.central_value(utilities, greedy, prepared.state, self.target_central_mixer).unsqueeze(0)
+            return super().greedy_values(terms)
+        utilities, state = terms.prepared.target_values.squeeze(0), terms.prepared.state
+        return self.central_value(utilities, terms.greedy, state, self.target_central_mixer).unsqueeze(0)
 
     def add_losses(self, terms: Terms) -> None:
         super().add_losses(terms)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from phalanx.algorithms import value_mixing
 from phalanx.algorithms.common.mixers import MixingWeights
-from phalanx.algorithms.value_mixing import Prepared, ValueMixing
+from phalanx.algorithms.value_mixing import Terms, ValueMixing
 from phalanx.algorithms.weighted_qmix import WeightedQMIX
 from tests.algorithms.reference import Case, make_file
 from tests.golden import __main__ as command
@@ -165,10 +166,11 @@ def make_mistake(mistake: str, monkeypatch: pytest.MonkeyPatch, data: Arrays) ->
         return l1_of(weights) * mask * mask.numel() / mask.sum()
 
     def with_target_greedy(greedy_values: Callable[..., Any]) -> Callable[..., Any]:
-        def patched(self: ValueMixing, prepared: Prepared, greedy: Tensor) -> Any:
+        def patched(self: ValueMixing, terms: Terms) -> Any:
+            prepared = terms.prepared
             values = self.target_agents(prepared.inputs).view(-1, *prepared.avail.shape).amin(0)
             theirs = value_mixing.mask_unavailable(values, prepared.avail).argmax(-1)
-            return greedy_values(self, prepared, theirs)
+            return greedy_values(self, replace(terms, greedy=theirs))
 
         return patched
 
