@@ -175,6 +175,7 @@ class ValueMixing(Algorithm):
         mixers_drawn = draw_members(rng, ensemble.mixers, self.members_drawn[1])
         inputs = agent_inputs(batch.obs, batch.actions, self.spec.n_actions)
         state, avail = batch.state.transpose(0, 1), batch.avail.transpose(0, 1)
+        utilities = self.target_utilities(inputs, agents_drawn)
         return Prepared(
             inputs,
             state,
@@ -183,7 +184,7 @@ class ValueMixing(Algorithm):
             batch.reward.t(),
             batch.terminated.t(),
             transition_mask(batch.filled, batch.terminated),
-            self.target_utilities(inputs, agents_drawn).unflatten(2, avail.shape[1:3]),
+            utilities.view(-1, *avail.shape[:3], utilities.shape[-1]),
             self.target_weights(state, mixers_drawn),
             batch.importance,
         )
