@@ -23,7 +23,7 @@ from phalanx.cluster.progress import Progress
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import dump_run, fingerprint
 from phalanx.configs.settings import RunSettings
-from phalanx.envs.team import TeamSpec
+from phalanx.envs.team import EntityView, TeamSpec
 
 LEARNER, POLICY, REPLAY = "learner.pt", "policy.npz", "replay"
 PROGRESS, CONFIG, SPEC = "progress.json", "config.yaml", "spec.json"
@@ -81,12 +81,12 @@ def read_progress(folder: Path) -> Progress:
 
 def read_spec(folder: Path) -> TeamSpec:
     """Of the environment that the run learns in: playing needs no simulator."""
-    data: dict[str, Any] = {}
-    for key, value in _read_json(folder / SPEC).items():
-        data[key] = tuple(value) if isinstance(value, list) else value
+    data = {key: _tuples(value) for key, value in _read_json(folder / SPEC).items()}
     try:
+        if data.get("entities") is not None:
+            data["entities"] = EntityView(**{key: _tuples(value) for key, value in data["entities"].items()})
         return TeamSpec(**data)
-    except TypeError as error:
+    except (TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{folder / SPEC} was written by another version of phalanx: {error}") from error
 
 
@@ -114,6 +114,11 @@ def replay_folder(folder: Path) -> Path | None:
     """Where the checkpoint holds the replay; None where it does not."""
     path = folder / REPLAY
     return path if path.is_dir() else None
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def _write_json(path: Path, data: Any) -> None:

@@ -17,6 +17,39 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Columns = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EntityView:
+    """Which numbers of an agent's flat observation describe whom: what networks that look at entities need.
+
+    Every agent's observation has this layout. Entities of one kind have equally many columns, in the same order of
+    meaning, so that they can be interchanged. ValueError where that is not so.
+    """
+
+    own: Columns  # of the agent itself, and whatever belongs to no entity
+    allies: tuple[Columns, ...] = ()  # one for each other member of the team
+    enemies: tuple[Columns, ...] = ()
+    objects: tuple[Columns, ...] = ()  # what is neither: landmarks, obstacles, cells of a grid
+    object_marks: tuple[tuple[float, ...], ...] = ()  # constants that go with each object, such as a cell's place
+    enemy_actions: tuple[int, ...] = ()  # the action that is aimed at each enemy; () where no action is
+
+    def __post_init__(self) -> None:
+        for kind in ("allies", "enemies", "objects", "object_marks"):
+            if len({len(columns) for columns in getattr(self, kind)}) > 1:
+                raise ValueError(f"{kind} have unequally many numbers: {getattr(self, kind)}")
+        for kind, of in (("object_marks", "objects"), ("enemy_actions", "enemies")):
+            if getattr(self, kind) and len(getattr(self, kind)) != len(getattr(self, of)):
+                raise ValueError(f"{kind} has {len(getattr(self, kind))} entries for {len(getattr(self, of))} {of}")
+        if len(set(self.enemy_actions)) != len(self.enemy_actions):
+            raise ValueError(f"enemy_actions name an action twice: {self.enemy_actions}")
+
+    @property
+    def columns(self) -> Columns:
+        """All that are named, in ascending order; some may be named twice."""
+        groups = (self.own, *self.allies, *self.enemies, *self.objects)
+        return tuple(sorted(column for group in groups for column in group))
 
 
 @dataclass(frozen=True)
@@ -45,6 +78,18 @@ class TeamSpec:
     state_range: tuple[float, float] | None = None  # the same of the state; None: not declared
     reproducible: bool = True  # False: the environment cannot be seeded
     versions: Mapping[str, str] = field(default_factory=dict)  # of the simulator, for metadata.json
+    entities: EntityView | None = None  # None: the observation is not made of entities
+
+    def __post_init__(self) -> None:
+        if self.entities is None:
+            return
+        outside = [column for column in self.entities.columns if not 0 <= column < self.obs_dim]
+        unknown = [action for action in self.entities.enemy_actions if not 0 <= action < self.n_actions]
+        if outside or unknown:
+            raise ValueError(
+                f"the entity view of {self.env_name} names columns {outside} outside of its {self.obs_dim} observed"
+                f" numbers, or actions {unknown} outside of its {self.n_actions}"
+            )
 
 
 @dataclass

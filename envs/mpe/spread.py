@@ -9,7 +9,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from phalanx.envs.mpe.physics import Bodies, Doubles
-from phalanx.envs.mpe.task import LoadPolicy, MpeSettings, ParticleTask, Scene
+from phalanx.envs.mpe.task import LoadPolicy, MpeSettings, ParticleTask, Scene, consecutive
+from phalanx.envs.team import EntityView
 
 AGENT_SIZE, LANDMARK_SIZE = 0.15, 0.05
 COVERED = 0.1
@@ -58,6 +59,16 @@ class SimpleSpread(ParticleTask):
         for body in [*range(world.n_agents, world.n_bodies), *others]:
             rows += world.rel_rows(agent, body)
         return rows + world.extra_rows(0, 0) * len(others)
+
+    def _entities(self) -> EntityView:
+        """Landmarks are objects; what an ally does not say goes with its position. No action is aimed."""
+        n = self.world.n_agents
+        positions, messages = consecutive(4 + 2 * n, n - 1), consecutive(2 + 4 * n, n - 1)
+        return EntityView(
+            own=(0, 1, 2, 3),
+            allies=tuple(here + silence for here, silence in zip(positions, messages, strict=True)),
+            objects=consecutive(4, n),
+        )
 
     def _draw(self, rng: np.random.Generator, env: int) -> Doubles:
         return rng.uniform(-1.0, 1.0, (self.world.n_bodies, 2))

@@ -7,7 +7,8 @@ from pydantic import Field
 
 from phalanx.envs.mpe.hunt import OBSTACLE_SIZE, Hunt
 from phalanx.envs.mpe.physics import Doubles
-from phalanx.envs.mpe.task import LoadPolicy, OpposedSettings
+from phalanx.envs.mpe.task import LoadPolicy, OpposedSettings, consecutive
+from phalanx.envs.team import EntityView
 
 
 class SimpleTag(Hunt):
@@ -48,6 +49,18 @@ class SimpleTag(Hunt):
             if prey != agent:
                 rows += world.vel_rows(prey)
         return rows
+
+    def _entities(self) -> EntityView:
+        """Of a predator: the prey, with their velocities, are enemies, the obstacles objects. No action is aimed."""
+        obstacles, allies, prey = self._n_obstacles, self.n_predators - 1, self.n_prey
+        positions = consecutive(4 + 2 * (obstacles + allies), prey)
+        velocities = consecutive(4 + 2 * (obstacles + allies + prey), prey)
+        return EntityView(
+            own=(0, 1, 2, 3),
+            allies=consecutive(4 + 2 * obstacles, allies),
+            enemies=tuple(here + moving for here, moving in zip(positions, velocities, strict=True)),
+            objects=consecutive(4, obstacles),
+        )
 
     def _draw(self, rng: np.random.Generator, env: int) -> Doubles:
         agents = rng.uniform(-1.0, 1.0, (self.world.n_agents, 2))

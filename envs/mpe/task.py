@@ -16,10 +16,15 @@ from phalanx.configs.settings import EnvSettings
 from phalanx.envs.mpe.opponents import Opponents, Random, Scripted, Still, Trained
 from phalanx.envs.mpe.physics import N_ACTIONS, Bodies, Doubles, Integrator, ParticleWorld, Rows
 from phalanx.envs.opponents import checkpoint_path, load_opponents, parse_opponents
-from phalanx.envs.team import BatchedTeamEnv, Bools, Floats, Obs, Step, TeamPolicy, TeamSpec
+from phalanx.envs.team import BatchedTeamEnv, Bools, Columns, EntityView, Floats, Obs, Step, TeamPolicy, TeamSpec
 
 LoadPolicy = Callable[[str], TeamPolicy]
 OPPONENTS = ("scripted", "random", "still", "checkpoint")
+
+
+def consecutive(first: int, count: int, size: int = 2) -> tuple[Columns, ...]:
+    """Columns of `count` entities that lie one after the other from `first` on, `size` numbers each."""
+    return tuple(tuple(range(first + size * k, first + size * (k + 1))) for k in range(count))
 
 
 class MpeSettings(EnvSettings):
@@ -103,7 +108,12 @@ class ParticleTask(BatchedTeamEnv):
             group_ids=tuple(kinds.index(kind) for kind in self.scene.kinds),
             group_names=tuple(kinds),
             metrics=self.scene.metrics,
+            entities=self._entities(),
         )
+
+    def _entities(self) -> EntityView | None:
+        """Who is who in what a member of the team sees; None where the task does not say."""
+        return None
 
     def _make_opponents(self, load_policy: LoadPolicy | None) -> Opponents | None:
         if not isinstance(self.settings, OpposedSettings):
