@@ -29,7 +29,7 @@ from phalanx.configs.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
     from phalanx.algorithms.base import Weights
-    from phalanx.algorithms.common.batch import EpisodeBatch
+    from phalanx.algorithms.common.batch import EpisodeBatch, EpisodeErrors, PrioritisedBatch
     from phalanx.cluster.evaluation import EvaluationResult, Evaluator
     from phalanx.cluster.learner import Learner
     from phalanx.cluster.replay import Replay
@@ -163,6 +163,10 @@ class ReplayActor(_Shell):
         batches = self.replay.sample(batch_episodes, count)
         return batches, self._count(batch_episodes * count)
 
+    def update_priorities(self, *errors: EpisodeErrors) -> int:
+        """Errors of several calls in the order given."""
+        return sum(self.replay.update_priorities(each) for each in errors)
+
     def save(self, folder: Path) -> ReplayCount:
         self.replay.save(folder)
         return self._count(0)
@@ -196,6 +200,11 @@ class LearnerActor(_Shell):
 
     def update(self, batches: Sequence[EpisodeBatch]) -> int:
         return self.learner.update(batches)
+
+    @ray.method(num_returns=2)
+    def update_prioritised(self, batches: Sequence[PrioritisedBatch]) -> tuple[int, EpisodeErrors]:
+        """The errors are small, and the coordinator hands them to the replay without looking."""
+        return self.learner.update_prioritised(batches)
 
     @ray.method(num_returns=2)
     def weights(self) -> tuple[Weights, int]:

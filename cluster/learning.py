@@ -14,7 +14,7 @@ from phalanx.cluster.replay import bytes_per_episode
 from phalanx.configs.errors import RunFailed
 
 if TYPE_CHECKING:
-    from phalanx.cluster.fleet import Fleet, ReplayCount
+    from phalanx.cluster.fleet import Fleet, Member, ReplayCount
     from phalanx.configs.settings import RunSettings
     from phalanx.envs.team import TeamSpec
 
@@ -36,6 +36,15 @@ class Published:
 def updates_per_call(run: RunSettings, spec: TeamSpec) -> int:
     """How many updates one call may make, so that its batches stay small beside the object store."""
     return max(1, CALL_BYTES // (run.learner.batch_episodes * bytes_per_episode(spec, run.replay.storage)))
+
+
+def ask_for_updates(run: RunSettings, learner: Member, batches: Any) -> tuple[Any, Any | None]:
+    """References of the number of updates made with `batches` in the end and, where the replay is prioritised, of the
+    episodes' errors."""
+    if run.replay.sampling == "uniform":
+        return learner.handle.update.remote(batches), None
+    updates, errors = learner.handle.update_prioritised.remote(batches)
+    return updates, errors
 
 
 def require_finite(state: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +72,7 @@ class Learning:
         progress: Progress,
         on_change: Callable[[], None],
     ) -> None:
+        self._run = run
         self._batch = run.learner.batch_episodes
         self._most_per_call = updates_per_call(run, spec)
         self._fleet, self._calls, self._limiter, self._progress = fleet, calls, limiter, progress
@@ -129,16 +139,24 @@ class Learning:
             self._sampling -= updates
 
         self._calls.add(self._fleet.replay, count, sampled, not_sampled)
-        made = self._fleet.learner.handle.update.remote(batches)
+        made, errors = ask_for_updates(self._run, self._fleet.learner, batches)
         asked_at = monotonic()
+        generation = self._fleet.replay.generation
         self._updating += 1
-        self._calls.add(
-            self._fleet.learner,
-            made,
-            lambda total: self._updated(updates, total, asked_at),
-            self._not_updated,
-            needs=[self._fleet.replay],
-        )
+
+        def updated(total: int) -> None:
+            if errors is not None and generation == self._fleet.replay.generation:
+                self._tell(errors)
+            self._updated(updates, total, asked_at)
+
+        self._calls.add(self._fleet.learner, made, updated, self._not_updated, needs=[self._fleet.replay])
+
+    def _tell(self, errors: Any) -> None:
+        """Has the replay take the errors of its episodes. Not asked for before they are there, because a call that
+        waits for its arguments holds up those behind it; a replay that was restarted numbers other episodes."""
+        replay = self._fleet.replay
+        told = replay.handle.update_priorities.remote(errors)
+        self._calls.add(replay, told, lambda _: None, needs=[self._fleet.learner])
 
     def _updated(self, updates: int, total: int, asked_at: float) -> None:
         now = monotonic()

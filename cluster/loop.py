@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from phalanx.algorithms.common.batch import EpisodeErrors, PrioritisedBatch
 from phalanx.cluster import metrics
 from phalanx.cluster.diary import Diary, resume_point
 from phalanx.cluster.evaluation import Evaluator
@@ -90,11 +91,20 @@ class SerialLoop:
         self.evaluator.close()
 
     def _learn(self) -> None:
-        """All owed updates, one batch at a time: the batches of a round need not fit into memory together."""
+        """All owed updates, one batch at a time: the batches of a round need not fit into memory together. What they
+        tell of priorities counts from the next round on."""
         batch = self.run.learner.batch_episodes
+        told: list[EpisodeErrors] = []
         for _ in range(self.limiter.may_sample()):
-            self.progress.updates = self.learner.update(self.replay.sample(batch))
+            batches = self.replay.sample(batch)
+            if self.run.replay.sampling == "prioritised":
+                self.progress.updates, errors = self.learner.update_prioritised(cast("list[PrioritisedBatch]", batches))
+                told.append(errors)
+            else:
+                self.progress.updates = self.learner.update(batches)
             self.limiter.sampled(batch)
+        for errors in told:
+            self.replay.update_priorities(errors)
 
     def _share_weights(self) -> None:
         self._weights, version = self.learner.weights()

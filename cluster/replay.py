@@ -11,8 +11,9 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from phalanx.algorithms.common.batch import EpisodeBatch, empty_batch
+from phalanx.algorithms.common.batch import EpisodeBatch, EpisodeErrors, PrioritisedBatch, empty_batch
 from phalanx.cluster.chunk import Chunk
+from phalanx.cluster.priorities import Priorities
 from phalanx.configs.errors import RunFailed, UserError
 from phalanx.configs.settings import ReplaySettings
 from phalanx.envs.seeding import Purpose, generator
@@ -27,10 +28,11 @@ _COPY_BYTES = 64 * 2**20  # loaded at a time, so that a snapshot never lies in m
 
 
 class Replay:
-    """A ring of whole episodes, sampled uniformly.
+    """A ring of whole episodes, sampled uniformly or by priority (`replay.sampling`).
 
     `capacity` episodes fit, `size` are held, `inserted` and `sampled` count episodes since the run began. Memory is
-    reserved at once but taken by the operating system only as episodes come in.
+    reserved at once but taken by the operating system only as episodes come in. Episodes are numbered as they are
+    inserted, and number n lies in slot n modulo capacity.
     """
 
     def __init__(self, spec: TeamSpec, settings: ReplaySettings, run_seed: int, batch_episodes: int = 1) -> None:
@@ -60,6 +62,7 @@ class Replay:
         self.sampled = 0
         self._newest: dict[int, int] = {}  # stream -> highest sequence inserted
         self._rng = generator(run_seed, Purpose.REPLAY)
+        self._priorities = Priorities(self.capacity, settings) if settings.sampling == "prioritised" else None
 
     def insert(self, chunk: Chunk | Sequence[Chunk]) -> int:
         """Copies the episodes in; returns how many were inserted. A chunk whose sequence is not above the highest
@@ -82,22 +85,44 @@ class Replay:
             self._write(episodes, lengths, slice(done, done + take), slice(self._next, self._next + take))
             self._next = (self._next + take) % self.capacity
             done += take
+        if self._priorities is not None:
+            self._priorities.begin(np.arange(self.inserted, self.inserted + count) % self.capacity)
         self._newest[chunk.stream] = chunk.sequence
         self.inserted += count
         self.size = min(self.size + count, self.capacity)
         return count
 
     def sample(self, batch_episodes: int, count: int = 1) -> list[EpisodeBatch]:
-        """`count` batches, each without repetition, each trimmed to its longest episode. RunFailed where fewer than
-        `batch_episodes` are held."""
+        """`count` batches, each trimmed to its longest episode: without repetition where sampling is uniform,
+        otherwise `PrioritisedBatch`es. RunFailed where fewer than `batch_episodes` are held."""
         if self.size < batch_episodes:
             raise RunFailed(f"the replay holds {self.size} episodes, less than a batch of {batch_episodes}")
         batches = [
             self._gather(self._rng.choice(self.size, batch_episodes, replace=False, shuffle=False))
+            if self._priorities is None
+            else self._prioritised(self._priorities, batch_episodes)
             for _ in range(count)
         ]
         self.sampled += batch_episodes * count
         return batches
+
+    def _prioritised(self, priorities: Priorities, batch_episodes: int) -> PrioritisedBatch:
+        slots = priorities.draw(self._rng, batch_episodes)
+        newest = self.inserted - 1
+        return PrioritisedBatch(
+            **vars(self._gather(slots)),
+            numbers=newest - (newest - slots) % self.capacity,
+            importance=priorities.importance(slots),
+        )
+
+    def update_priorities(self, errors: EpisodeErrors) -> int:
+        """Notes how large the errors of sampled episodes were; returns how many of these are still held. The others
+        made room meanwhile and are passed over."""
+        if self._priorities is None:
+            raise ValueError("replay.sampling is not prioritised")
+        here = (errors.numbers >= self.inserted - self.size) & (errors.numbers < self.inserted)
+        self._priorities.update(errors.numbers[here] % self.capacity, errors.errors[here])
+        return int(here.sum())
 
     def save(self, folder: Path) -> None:
         """Writes what is held, the counters and the random state into `folder`; `load` continues to the bit."""
@@ -105,6 +130,8 @@ class Replay:
         for name, ring in self._rings.items():
             _save_array(folder / f"{name}.npy", ring[: self.size])
         _save_array(folder / "lengths.npy", self._lengths[: self.size])
+        if self._priorities is not None:
+            _save_array(folder / "priorities.npy", self._priorities.held(self.size))
         state = {
             "capacity": self.capacity,
             "size": self.size,
@@ -123,6 +150,7 @@ class Replay:
             parts = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _STORED}
             lengths = np.load(folder / "lengths.npy", allow_pickle=False)
             size = int(state["size"])
+            priorities = None if self._priorities is None else np.load(folder / "priorities.npy", allow_pickle=False)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"the replay saved in {folder} cannot be read: {error}") from error
         if state["capacity"] != self.capacity:
@@ -147,6 +175,8 @@ class Replay:
         self.inserted, self.sampled = int(state["inserted"]), int(state["sampled"])
         self._newest = {int(stream): int(sequence) for stream, sequence in state["newest"]}
         self._rng.bit_generator.state = state["random"]
+        if self._priorities is not None and priorities is not None:
+            self._priorities.restore(priorities)
 
     def _converted(self, batch: EpisodeBatch) -> dict[str, npt.NDArray[Any]]:
         """The stored arrays in the ring's types; RunFailed where float16 cannot hold a value."""

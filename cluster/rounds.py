@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from phalanx.cluster import metrics
 from phalanx.cluster.calls import ActorLost, Calls
 from phalanx.cluster.chunk import ChunkStats
-from phalanx.cluster.learning import require_finite, updates_per_call
+from phalanx.cluster.learning import ask_for_updates, require_finite, updates_per_call
 from phalanx.cluster.limiter import SamplesPerInsert
 from phalanx.cluster.metrics import Row
 from phalanx.cluster.progress import due
@@ -146,19 +146,26 @@ class Rounds:
         return keep
 
     def _learn(self) -> None:
-        """All owed updates; the batches of the next call are gathered while the learner works on the last one's."""
+        """All owed updates; the batches of the next call are gathered while the learner works on the last one's. What
+        they tell of priorities counts from the next round on, so that it does not matter how calls are cut."""
         owed = self._limiter.may_sample()
         batch, learner, replay = self._run.learner.batch_episodes, self._fleet.learner, self._fleet.replay
         asked: list[Any] = []
+        told: list[Any] = []  # references
         while owed or asked:
             while owed and len(asked) < 2:
                 count = min(owed, self._most_updates)
                 owed -= count
                 batches, _ = replay.handle.sample.remote(batch, count)
-                asked.append((count, learner.handle.update.remote(batches)))
+                updates, errors = ask_for_updates(self._run, learner, batches)
+                asked.append((count, updates))
+                if errors is not None:
+                    told.append(errors)
             count, updates = asked.pop(0)
             self._progress.updates = self._ask(learner, updates, needs=[replay])
             self._limiter.sampled(count * batch)
+        if told:
+            self._ask(replay, replay.handle.update_priorities.remote(*told), needs=[learner])
         self._fetch_weights()
 
     def _fetch_weights(self) -> None:

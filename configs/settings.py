@@ -38,8 +38,96 @@ class AlgorithmSettings(Settings):
     grad_norm_clip: float = Field(default=10.0, gt=0, description="L2 norm to which all gradients together are cut")
 
 
+class HyperSettings(Settings):
+    """Which layers of an agent network a hypernetwork generates, and from what."""
+
+    base: Literal["mlp", "gru"] = Field(default="mlp", description="the agent network whose layers are generated")
+    layers: Literal["all"] | list[str] = Field(
+        default="all",
+        description="layers that are generated, the others are shared: all, or a list of fc1, fc2, … (base: mlp) or of"
+        " fc1, input_gates, recurrent_gates, fc2 (base: gru)",
+    )
+    bias: bool = Field(
+        default=False, description="hyper_linear: a learned offset that all agents share is added to what is generated"
+    )
+    embedding: int = Field(default=4, ge=1, description="hyper_mlp: size of each agent's learned embedding")
+    width: int = Field(default=64, ge=1, description="hyper_mlp: width of the hypernetworks' hidden layer")
+
+
+class AttentionSettings(Settings):
+    heads: int | None = Field(
+        default=None,
+        ge=1,
+        description="attention heads; null: 3 (updet, each as wide as agent.hidden) or 4 (atm, which share that width)",
+    )
+    blocks: int = Field(default=2, ge=1, description="updet: transformer blocks")
+    slots: int = Field(default=3, ge=1, description="atm: past states that are remembered")
+
+
 class AgentSettings(Settings):
-    hidden: int = Field(default=64, ge=1, description="width of the agent network: its first layer and its GRU")
+    network: Literal["gru", "mlp", "hyper_linear", "hyper_mlp", "asn", "updet", "atm"] = Field(
+        default="gru",
+        description="gru (PyMARL's agent), mlp (no memory), hyper_linear and hyper_mlp (HyperMARL: each agent's weights"
+        " are generated from its identity), or, where the environment says who is who in an observation, asn, updet, atm",
+    )
+    sharing: Literal["full", "full_id", "groups", "none"] = Field(
+        default="full_id",
+        description="which agents share parameters: full (all), full_id (all, who see their own id as well), groups"
+        " (each of the environment's groups), none. With hyper_*: which agents share an identity, see the manual",
+    )
+    last_action: bool = Field(default=True, description="agents see their own last action")
+    hidden: int = Field(default=64, ge=1, description="width of the agent network: its layers, GRU, tokens")
+    depth: int = Field(default=2, ge=1, description="hidden layers of an mlp (also as the base of hyper_*)")
+    hyper: HyperSettings = Field(default=HyperSettings(), description="hyper_linear and hyper_mlp")
+    attention: AttentionSettings = Field(default=AttentionSettings(), description="updet and atm")
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> AgentSettings:
+        hyper, attention = self.network.startswith("hyper_"), self.network in ("updet", "atm")
+        used = {
+            "depth": self.network == "mlp" or (hyper and self.hyper.base == "mlp"),
+            "hyper.base": hyper,
+            "hyper.layers": hyper,
+            "hyper.bias": self.network == "hyper_linear",
+            "hyper.embedding": self.network == "hyper_mlp",
+            "hyper.width": self.network == "hyper_mlp",
+            "attention.heads": attention,
+            "attention.blocks": self.network == "updet",
+            "attention.slots": self.network == "atm",
+        }
+        for key, has_effect in used.items():
+            section, _, field = key.rpartition(".")
+            given: Settings = getattr(self, section) if section else self
+            if not has_effect and getattr(given, field) != type(given).model_fields[field].default:
+                raise ValueError(
+                    f"agent.{key}={getattr(given, field)} has no effect with agent.network={self.network}: leave it at"
+                    f" {type(given).model_fields[field].default}, or choose a network that has it"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_exist(self) -> AgentSettings:
+        layers, names = self.hyper.layers, self.base_layers
+        wrong = [] if layers == "all" else [name for name in layers if name not in names]
+        if wrong or layers == []:
+            raise ValueError(
+                f"agent.hyper.layers={layers} must be all, or a list of some of {', '.join(names)}, which are the layers"
+                f" of agent.hyper.base={self.hyper.base} here"
+            )
+        heads = self.attention.heads or 4
+        if self.network == "atm" and self.hidden % heads:
+            raise ValueError(
+                f"agent.hidden={self.hidden} cannot be shared by {heads} attention heads: make it a multiple of"
+                " agent.attention.heads"
+            )
+        return self
+
+    @property
+    def base_layers(self) -> tuple[str, ...]:
+        """Names of the layers that a hypernetwork could generate."""
+        if self.hyper.base == "gru":
+            return ("fc1", "input_gates", "recurrent_gates", "fc2")
+        return tuple(f"fc{k + 1}" for k in range(self.depth + 1))
 
 
 class MixerSettings(Settings):
@@ -69,6 +157,22 @@ class ReplaySettings(Settings):
     min_episodes: int = Field(default=32, ge=1, description="episodes to collect before the first update")
     storage: Literal["float32", "float16"] = Field(
         default="float32", description="type in which observations and states are kept; float16 halves the memory"
+    )
+    sampling: Literal["uniform", "prioritised"] = Field(
+        default="uniform", description="all episodes alike, or those with large temporal-difference errors more often"
+    )
+    priority_exponent: float = Field(
+        default=0.6,
+        ge=0,
+        le=1,
+        description="α of prioritised sampling: probability ∝ error^α, where an episode's error is 0.9 · max + 0.1 ·"
+        " mean over its steps; 0 draws uniformly",
+    )
+    importance_exponent: float = Field(
+        default=0.4,
+        ge=0,
+        le=1,
+        description="β of prioritised sampling: how far the loss is corrected for it; 0 not at all, 1 fully; constant",
     )
 
 
