@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from phalanx.algorithms.base import Algorithm, Capabilities, Metrics, TensorBatch, Weights
 from phalanx.algorithms.common.agents import RecurrentAgents, agent_inputs
+from phalanx.algorithms.common.diagnostics import value_diagnostics
 from phalanx.algorithms.common.ensembles import draw_members
 from phalanx.algorithms.common.losses import episode_errors, masked_mean, weighted_squared_error
-from phalanx.algorithms.common.mixers import Mixer, MixingWeights, QMixer, mixing_gradient
+from phalanx.algorithms.common.mixers import Mixer, MixingWeights, QMixer
 from phalanx.algorithms.common.policy import ValuePolicy
 from phalanx.algorithms.common.targets import mask_unavailable, one_step_target, take, transition_mask
 from phalanx.configs.base import Settings
@@ -287,21 +288,9 @@ class ValueMixing(Algorithm):
 
     # -- what reports show ------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def diagnostics(self, batch: TensorBatch) -> Metrics:
-        """Slower figures for a report: ∂Q_tot/∂Q_i, mean over valid samples, agents and mixers, and the
-        overestimation, Q_tot at the first step minus the discounted return that the episode then had (only episodes
-        that terminated or ran to the time limit are whole, and all stored ones are)."""
-        # What is drawn serves the target, which is not looked at.
-        terms = self.terms(self.prepare(batch, np.random.default_rng(0)))
-        chosen, mask = terms.chosen, terms.mask
-        powers = self.settings.gamma ** torch.arange(chosen.shape[0], device=chosen.device, dtype=chosen.dtype)
-        returns = (batch.reward.t() * mask * powers.unsqueeze(1)).sum(0)
-        metrics = {"overestimation": (terms.q_tot[:, 0].mean(0) - returns).mean()}
-        if terms.generated is not None:
-            slope = mixing_gradient(chosen.reshape(-1, self.spec.n_agents), terms.generated).mean((0, -1))
-            metrics["dqtot_dqi_mean"] = masked_mean(slope.view_as(mask), mask)
-        return metrics
+        """Figures for a report, from one forward pass of the batch: see `phalanx.algorithms.common.diagnostics`."""
+        return value_diagnostics(self, batch)
 
 
 def frozen_copy(module: nn.Module) -> Any:
