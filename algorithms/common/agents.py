@@ -35,10 +35,15 @@ class RecurrentAgents(nn.Module):
         each = zip(*(torch.split(parameter, 1) for parameter in parameters), strict=True)
         return torch.cat([self._values(inputs, *member) for member in each])
 
-    def hidden_states(self, inputs: Tensor) -> Tensor:
-        """The states of all members after each step. inputs: [T, M, I]. Returns [K, T, M, H]."""
-        fc1, gates, recurrent = self.fc1, self.input_gates, self.recurrent_gates
-        return self._unroll(inputs, fc1.weight, fc1.bias, gates.weight, gates.bias, recurrent.weight, recurrent.bias)
+    def hidden_states(self, inputs: Tensor, members: Tensor | None = None) -> Tensor:
+        """The states of the chosen members after each step. inputs: [T, M, I]. Returns [K, T, M, H]."""
+        layers = (self.fc1, self.input_gates, self.recurrent_gates)
+        return self._unroll(inputs, *(selected(p, members) for layer in layers for p in (layer.weight, layer.bias)))
+
+    def values_of(self, hidden: Tensor) -> Tensor:
+        """The values in these states, of all members. hidden: [K, T, M, H]. Returns [K, T, M, A]."""
+        values: Tensor = self.fc2(hidden.flatten(1, 2))
+        return values.view(*hidden.shape[:3], self.actions)
 
     def _values(self, inputs: Tensor, *parameters: Tensor) -> Tensor:
         hidden = self._unroll(inputs, *parameters[:6])
