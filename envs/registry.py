@@ -19,6 +19,12 @@ ENVIRONMENTS: dict[str, str] = {
     "simple_world": "phalanx.envs.mpe.world:SimpleWorld",
     "matrix": "phalanx.envs.matrix_games:MatrixGame",
     "stag_hunt": "phalanx.envs.stag_hunt:StagHunt",
+    "stag_hunt_het": "phalanx.envs.stag_hunt_het:HeterogeneousStagHunt",
+    "two_step": "phalanx.envs.two_step:TwoStep",
+    "specialisation": "phalanx.envs.choice_games:Specialisation",
+    "synchronisation": "phalanx.envs.choice_games:Synchronisation",
+    "dispersion": "phalanx.envs.dispersion:Dispersion",
+    "sleepy": "phalanx.envs.sleepy:Sleepy",
     "pettingzoo": "phalanx.envs.pettingzoo:PettingZooTeam",
 }
 """name -> "module:Class". The class takes `(settings, num_envs, load_policy=None)` and has `Settings`."""

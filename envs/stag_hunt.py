@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from phalanx.configs.settings import EnvSettings
-from phalanx.envs.team import BatchedTeamEnv, Bools, Floats, Ints, Obs, TeamPolicy, TeamSpec
+from phalanx.envs.team import BatchedTeamEnv, Bools, EntityView, Floats, Ints, Obs, TeamPolicy, TeamSpec
 
 RIGHT, DOWN, LEFT, UP, STAY, CATCH = range(6)
 ACTIONS = 6
@@ -48,6 +48,22 @@ class StagHuntSettings(EnvSettings):
         return self
 
 
+def window_cells(view: int) -> EntityView:
+    """The cells of the window as entities, each with its place (row, column, from -1 to 1) as seen from the agent,
+    whose own cell is the middle one. A hunter sees what is where, but not who: allies and stags are not told apart
+    from others of their kind, so they are no entities, and no action is aimed at one of them."""
+    reach = range(-view, view + 1)
+    places = [(row, column) for row in reach for column in reach]
+    columns = [tuple(range(CHANNELS * cell, CHANNELS * (cell + 1))) for cell in range(len(places))]
+    middle = len(places) // 2
+    around = [cell for cell in range(len(places)) if cell != middle]
+    return EntityView(
+        own=columns[middle],
+        objects=tuple(columns[cell] for cell in around),
+        object_marks=tuple((places[cell][0] / view, places[cell][1] / view) for cell in around),
+    )
+
+
 class StagHunt(BatchedTeamEnv):
     """A step: the agents move one after the other in random order (into free cells only); then each stag, in random
     order, is either captured by `catchers` or more adjacent agents that chose `catch`, or costs the punishment if
@@ -64,29 +80,16 @@ class StagHunt(BatchedTeamEnv):
     captured stags are parked on a wall cell from which nothing can be reached.
     """
 
-    Settings = StagHuntSettings
+    Settings: type[StagHuntSettings] = StagHuntSettings
 
     def __init__(
         self, settings: StagHuntSettings, num_envs: int, load_policy: Callable[[str], TeamPolicy] | None = None
     ) -> None:
         self._settings = settings
-        n, view, size = settings.agents, settings.view, settings.size
-        observation = CHANNELS * (2 * view + 1) ** 2
-        spec = TeamSpec(
-            env_name="stag_hunt",
-            n_agents=n,
-            obs_dim=observation,
-            state_dim=CHANNELS * size**2,
-            n_actions=ACTIONS,
-            episode_limit=settings.max_steps,
-            agent_names=tuple(f"hunter_{i}" for i in range(n)),
-            obs_dims=(observation,) * n,
-            action_dims=(ACTIONS,) * n,
-            metrics=("captures", "failed_hunts"),
-        )
-        super().__init__(spec, num_envs)
+        super().__init__(self._make_spec(settings), num_envs)
         self._layout()
-        e, m = num_envs, settings.prey
+        e, n, m = num_envs, settings.agents, settings.prey
+        self._can_catch = np.array([size == ACTIONS for size in self.spec.action_dims])[:, None]  # [N, 1]
         # Agents and stags lie [who, environment], so that the loops over who take contiguous rows.
         self._agents = np.repeat(self._parked[None], n, axis=0)
         self._prey = np.repeat(self._parked[None], m, axis=0)
@@ -97,9 +100,27 @@ class StagHunt(BatchedTeamEnv):
         self._prey_order = np.zeros((self._block, m, e), np.int64)
         self._rolls = np.zeros((self._block, m, e), np.int64)
 
+    def _make_spec(self, settings: Any) -> TeamSpec:
+        n, observation = settings.agents, CHANNELS * (2 * settings.view + 1) ** 2
+        return TeamSpec(
+            env_name="stag_hunt",
+            n_agents=n,
+            obs_dim=observation,
+            state_dim=CHANNELS * settings.size**2,
+            n_actions=ACTIONS,
+            episode_limit=settings.max_steps,
+            agent_names=tuple(f"hunter_{i}" for i in range(n)),
+            obs_dims=(observation,) * n,
+            action_dims=(ACTIONS,) * n,
+            metrics=("captures", "failed_hunts"),
+            entities=window_cells(settings.view) if settings.name == "stag_hunt" else None,  # variants see otherwise
+            obs_range=(0, 1),
+            state_range=(0, 1),
+        )
+
     def _layout(self) -> None:
         """The walls and everything that depends on the grid's shape alone."""
-        size, self._pad = self._settings.size, max(2, self._settings.view)  # 2: a parked one has walls around it
+        size, self._pad = self._settings.size, max(2, self._farthest())  # 2: a parked one has walls around it
         self._width = width = size + 2 * self._pad
         wall = np.ones((self.num_envs, width, width), np.bool_)
         wall[:, self._pad : -self._pad, self._pad : -self._pad] = False
@@ -111,13 +132,21 @@ class StagHunt(BatchedTeamEnv):
         self._cells = ((cells[:, None] + self._pad) * width + cells + self._pad).reshape(-1)
         self._neighbours = np.array([1, width, -1, -width])  # right, down, left, up
         self._moves = np.array([1, width, -1, -width, 0, 0])
-        reach = np.arange(-self._settings.view, self._settings.view + 1)
-        self._window = (reach[:, None] * width + reach).reshape(-1)
+        self._window = self._square(self._settings.view)
         # Where a stag goes, for every set of free neighbours (bits in the order above) and every roll of the die.
         self._walks = np.zeros((16, ROLLS), np.int64)
         for bits in range(1, 16):
             free = [move for k, move in enumerate(self._neighbours) if bits >> k & 1]
             self._walks[bits] = [free[roll % len(free)] for roll in range(ROLLS)]
+
+    def _farthest(self) -> int:
+        """How many cells anybody sees in each direction."""
+        return self._settings.view
+
+    def _square(self, view: int) -> Ints:
+        """From a cell to all those within `view` of it, row by row."""
+        reach = np.arange(-view, view + 1)
+        return (reach[:, None] * self._width + reach).reshape(-1)
 
     def _begin(self, rows: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:
         n, m, area = self.spec.n_agents, self._settings.prey, self._width**2
@@ -146,10 +175,12 @@ class StagHunt(BatchedTeamEnv):
         every = np.arange(self.num_envs)
         self._move_agents(self._moves[chosen], self._agent_order[now, :, every].T)
         captures, failed = self._hunt(
-            (chosen == CATCH) & self._alive, self._prey_order[now, :, every].T, self._rolls[now, :, every].T
+            (chosen == CATCH) & self._alive & self._can_catch,
+            self._prey_order[now, :, every].T,
+            self._rolls[now, :, every].T,
         )
         reward = (captures * self._settings.capture_reward + failed * self._settings.punishment).astype(np.float32)
-        terminated = (self._prey == self._parked).all(axis=0) | ~self._alive.any(axis=0)
+        terminated = (self._prey == self._parked).all(axis=0) | ~(self._alive & self._can_catch).any(axis=0)
         return reward, terminated, {"captures": captures, "failed_hunts": failed}
 
     def _move_agents(self, moves: Ints, order: Ints) -> None:
@@ -168,16 +199,17 @@ class StagHunt(BatchedTeamEnv):
 
     def _hunt(self, catching: Bools, order: Ints, rolls: Ints) -> tuple[Ints, Ints]:
         """The stags' half of a step. catching: [N, E]; order, rolls: [M, E]. Returns captures and failed hunts [E]."""
-        blocked, catchers = self._blocked, self._settings.catchers
+        blocked = self._blocked
         bits = np.array([[1], [2], [4], [8]])
         hands = np.zeros(blocked.size, np.int8)  # 1 where somebody catches
         hands[self._agents[catching]] = 1
         places = np.take_along_axis(self._prey, order, axis=0)
         around = places[:, None] + self._neighbours[:, None]  # [M, 4, E]; a stag stands still until its turn
         counts = hands.take(around).sum(axis=1)
+        needed = self._needed(around)
         for k, here in enumerate(places):
             walk = self._walks[((~blocked.take(around[k])) * bits).sum(axis=0), rolls[k]]
-            captured = counts[k] >= catchers
+            captured = counts[k] >= needed[k]
             if captured.any():
                 rows = np.flatnonzero(captured)
                 walk[rows] = self._parked[rows] - here[rows]
@@ -189,8 +221,12 @@ class StagHunt(BatchedTeamEnv):
             here += walk
             blocked[here] = True
         np.put_along_axis(self._prey, order, places, axis=0)
-        successes = (counts >= catchers).sum(axis=0)
+        successes = (counts >= needed).sum(axis=0)
         return successes, (counts > 0).sum(axis=0) - successes
+
+    def _needed(self, around: Ints) -> Ints:
+        """How many must catch each stag, [M, E] or [M, 1]; around [M, 4, E]: the cells beside it."""
+        return np.full((len(around), 1), self._settings.catchers)
 
     def _freeze(self, rows: npt.NDArray[np.int64], cells: Ints, catching: Bools) -> None:
         """Takes the catching agents on `cells` [4, R] of the environments `rows` [R] off the grid."""
@@ -203,12 +239,10 @@ class StagHunt(BatchedTeamEnv):
     def _observe(self) -> Obs:
         e, n, size = self.num_envs, self.spec.n_agents, self._settings.size
         maps = np.zeros((self._wall.size, CHANNELS), np.float32)
-        maps[self._agents, 0] = 1
-        maps[self._prey, 1] = 1
+        self._mark(maps)
         maps[self._parked] = 0
         agents, alive = self._agents.T, self._alive.T.copy()
-        windows = maps.take(agents[:, :, None] + self._window, axis=0, mode="clip")  # clip: parked ones are zeroed next
-        obs = windows.reshape(e, n, -1)
+        obs = self._look(maps, agents)
         obs[~alive] = 0
         inside = slice(self._pad, self._pad + size)
         state = maps.reshape(e, self._width, self._width, CHANNELS)[:, inside, inside].reshape(e, -1)
@@ -216,14 +250,26 @@ class StagHunt(BatchedTeamEnv):
         avail = np.empty((e, n, ACTIONS), np.bool_)
         avail[:, :, :STAY] = ~self._wall.take(around)
         avail[:, :, STAY] = True
-        avail[:, :, CATCH] = maps[:, 1].take(around).any(axis=2)
+        avail[:, :, CATCH] = maps[:, 1].take(around).any(axis=2) & self._can_catch.T
         return Obs(obs, state, avail, alive)
 
+    def _mark(self, maps: Floats) -> None:
+        """Writes who stands where into maps [cells, channels]."""
+        maps[self._agents, 0] = 1
+        maps[self._prey, 1] = 1
+
+    def _look(self, maps: Floats, agents: Ints) -> Floats:
+        """What agents at the cells [E, N] see, [E, N, O]; parked ones anything (hence clip)."""
+        windows = maps.take(agents[:, :, None] + self._window, axis=0, mode="clip")
+        return windows.reshape(*agents.shape, -1)
+
     def render(self, index: int) -> npt.NDArray[np.uint8]:
-        """Hunters blue, stags brown, one cell 24 pixels wide."""
+        """Hunters blue, stags brown, one cell 24 pixels wide; who cannot catch is red."""
         size, cell = self._settings.size, 24
         picture = np.full((size, size, 3), (233, 238, 226), np.uint8)
-        for places, colour in ((self._agents, (52, 101, 164)), (self._prey, (143, 89, 42))):
+        catchers = self._can_catch[:, 0]
+        hunters, others = (self._agents[catchers], (52, 101, 164)), (self._agents[~catchers], (204, 72, 60))
+        for places, colour in (hunters, others, (self._prey, (143, 89, 42))):
             seen = places[:, index] - self._first[index]
             seen = seen[seen != self._width + 1]
             picture[seen // self._width - self._pad, seen % self._width - self._pad] = colour
