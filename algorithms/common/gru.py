@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from phalanx.algorithms.common.linear import affine, product
+from phalanx.algorithms.common.native import GRUKernel, gru_kernel
 
 
 def gru_sequence(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
@@ -29,6 +30,9 @@ def gru_sequence(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tenso
             f"got x {tuple(x.shape)}, weight_ih {tuple(weight_ih.shape)}, weight_hh {tuple(weight_hh.shape)}, not"
             " [K, T, M, I], [K, 3H, I] and [K, 3H, H]"
         )
+    kernel = gru_kernel(x)
+    if kernel is not None and kernel.fits(size):
+        return cast(Tensor, _CompiledSequence.apply(x, weight_ih, weight_hh, bias_ih, bias_hh, kernel))  # type: ignore[no-untyped-call]
     return cast(Tensor, _GRUSequence.apply(x, weight_ih, weight_hh, bias_ih, bias_hh))  # type: ignore[no-untyped-call]
 
 
@@ -39,6 +43,40 @@ def gru_step(gates: Tensor, hidden: Tensor, weight_hh: Tensor, bias_hh: Tensor) 
     reset_update = (gates[..., : 2 * size] + recurrent[..., : 2 * size]).sigmoid_()
     new = torch.addcmul(gates[..., 2 * size :], reset_update[..., :size], recurrent[..., 2 * size :]).tanh_()
     return torch.lerp(new, hidden, reset_update[..., size:])
+
+
+class _CompiledSequence(torch.autograd.Function):
+    """The recurrence in C; products that span all steps stay torch's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor, kernel: GRUKernel
+    ) -> Tensor:
+        members, steps, rows, inputs = x.shape
+        size = weight_hh.shape[2]
+        bias = bias_ih.clone()
+        bias[:, : 2 * size] += bias_hh[:, : 2 * size]
+        gates = affine(x.reshape(members, steps * rows, inputs), weight_ih, bias).view(members, steps, rows, 3 * size)
+        saved = any(ctx.needs_input_grad)
+        hidden, recurrent = kernel.forward(gates, weight_hh, bias_hh[:, 2 * size :], saved)
+        if saved:
+            ctx.kernel = kernel
+            ctx.save_for_backward(x, weight_ih, weight_hh, gates, recurrent, hidden)
+        return hidden[:, 1:]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight_ih, weight_hh, gates, recurrent, hidden = ctx.saved_tensors
+        members, steps, rows, size = recurrent.shape
+        flat = ctx.kernel.backward(grads[0], gates, recurrent, hidden, weight_hh).view(members, steps * rows, 4 * size)
+        # The input's part differs from the recurrent one in the new gate alone, which the reset does not scale: of new,
+        # reset, update, new the first three are the input's, the last three the recurrent's.
+        of_input, of_recurrent = flat[..., : 3 * size], flat[..., size:]
+        d_bias = flat.sum(1)
+        d_weight_ih = product(of_input.transpose(1, 2), x.reshape(members, steps * rows, -1)).roll(-size, 1)
+        d_weight_hh = product(of_recurrent.transpose(1, 2), hidden[:, :-1].reshape(members, steps * rows, size))
+        d_x = product(of_input, weight_ih.roll(size, 1)).view_as(x) if ctx.needs_input_grad[0] else None
+        return d_x, d_weight_ih, d_weight_hh, d_bias[:, : 3 * size].roll(-size, 1), d_bias[:, size:], None
 
 
 class _GRUSequence(torch.autograd.Function):

@@ -1,0 +1,143 @@
+"""C that is compiled where it runs, for that machine's processor, when it is first needed.
+
+Nothing needs it: without a C compiler, or with PHALANX_NATIVE=0 in the environment, torch's operations do the same in
+about half as much time again. Compiled files are kept in $XDG_CACHE_HOME/phalanx (~/.cache/phalanx), one for each
+source, compiler and processor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger("phalanx.native")
+
+SOURCE = Path(__file__).with_name("gru.c")
+FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
+KINDS = {torch.float32: ("-DREAL=float", "-DIS_DOUBLE=0"), torch.float64: ("-DREAL=double", "-DIS_DOUBLE=1")}
+BLOCK = 64  # bytes of the widest vectors: a state's size must be a multiple
+ROWS = 8  # most rows that are computed together
+COMPILE_LIMIT_S = 60.0
+
+
+class GRUKernel:
+    """The recurrence of K GRUs, compiled for one precision. All tensors are contiguous and on the CPU; Python's lock is
+    not held meanwhile."""
+
+    def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
+        self.lanes = BLOCK // dtype.itemsize
+        self._lanes_used = library.lanes()
+        self._forward, self._backward = library.forward, library.backward
+        for function, pointers in ((self._forward, 5), (self._backward, 7)):
+            function.argtypes = [ctypes.c_long] * 4 + [ctypes.c_void_p] * pointers
+            function.restype = None
+
+    def fits(self, size: int) -> bool:
+        """Whether states of this size can be computed."""
+        return size % self.lanes == 0
+
+    def forward(self, gates: Tensor, weight: Tensor, bias: Tensor, save: bool) -> tuple[Tensor, Tensor | None]:
+        """gates: [K, T, M, 3H], the input's part of reset, update and new, activated in place; weight: [K, 3H, H];
+        bias: [K, H] of the new gate's recurrent part. Returns the states [K, T+1, M, H], zeros first, and what the
+        reset gate scales [K, T, M, H], which `backward` needs (None unless `save`)."""
+        members, steps, rows, width = gates.shape
+        size, lanes = width // 3, self._lanes_used
+        packed = weight.view(members, 3, size // lanes, lanes, size).permute(0, 2, 4, 1, 3).contiguous()
+        hidden = gates.new_empty(members, steps + 1, rows, size)
+        hidden[:, 0].zero_()
+        recurrent = gates.new_empty(members, steps, rows, size) if save else None
+        bias = bias.contiguous()
+        pointers = [_address(each) for each in (gates, packed, bias, recurrent, hidden)]
+        self._forward(members, steps, rows, size, *pointers)
+        return hidden, recurrent
+
+    def backward(self, grad: Tensor, gates: Tensor, recurrent: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
+        """grad: [K, T, M, H] of the states. Returns dL/d of the pre-activations [K, T, M, 4H]: new, reset, update, and
+        new once more as its recurrent part sees it."""
+        members, steps, rows, size = grad.shape
+        carry, outcome = grad.new_empty(ROWS, size), grad.new_empty(members, steps, rows, 4 * size)
+        tensors = (grad.contiguous(), gates, recurrent, hidden, weight.contiguous(), carry, outcome)
+        self._backward(members, steps, rows, size, *[_address(each) for each in tensors])
+        return outcome
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def gru_kernel(like: Tensor) -> GRUKernel | None:
+    """For tensors of the kind of `like`; None where torch has to do it."""
+    if like.device.type != "cpu" or like.dtype not in KINDS:
+        return None
+    return _kernel(like.dtype)
+
+
+@lru_cache
+def _kernel(dtype: torch.dtype) -> GRUKernel | None:
+    if os.environ.get("PHALANX_NATIVE") == "0":
+        return None
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        log.info("no C compiler: the GRU is computed by torch's operations, which takes longer")
+        return None
+    try:
+        return GRUKernel(_library(compiler, dtype), dtype)
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("the GRU's kernel cannot be compiled (%s): torch's operations take its place", error)
+        return None
+
+
+def _library(compiler: str, dtype: torch.dtype) -> ctypes.CDLL:
+    command = [compiler, *FLAGS, *KINDS[dtype], str(SOURCE)]
+    identity = (SOURCE.read_bytes(), " ".join(command).encode(), _processor().encode(), _version(compiler))
+    name = f"gru-{hashlib.sha256(b'|'.join(identity)).hexdigest()[:24]}.so"
+    with tempfile.TemporaryDirectory() as scratch:
+        cache = _cache() or Path(scratch)
+        if not (cache / name).exists():
+            made = Path(scratch) / name
+            subprocess.run([*command, "-o", made], check=True, capture_output=True, timeout=COMPILE_LIMIT_S)
+            _put(made, cache / name)
+        return ctypes.CDLL(str(cache / name))  # stays loaded when its file is gone
+
+
+def _put(made: Path, place: Path) -> None:
+    """Into place at once: other processes may be compiling the same."""
+    aside = place.with_name(f"{place.name}.{os.getpid()}")
+    shutil.copyfile(made, aside)
+    os.replace(aside, place)
+
+
+def _cache() -> Path | None:
+    """A folder that nobody else can write to; None where there is none."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phalanx"
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = root.stat()
+    except OSError:
+        return None
+    private = about.st_uid == os.getuid() and not about.st_mode & 0o022
+    return root if private and os.access(root, os.W_OK) else None
+
+
+def _version(compiler: str) -> bytes:
+    return subprocess.run([compiler, "--version"], check=True, capture_output=True, timeout=COMPILE_LIMIT_S).stdout
+
+
+def _processor() -> str:
+    """What -march=native depends on: homes are shared by machines that differ."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "|".join(next((x for x in lines if x.startswith(key)), "") for key in ("model name", "flags", "Features"))
