@@ -129,7 +129,7 @@ class Specialisation(_ChoiceGame):
 
     def _converged(self, chosen: Bools) -> Bools:
         different: Ints = chosen.sum(axis=1)
-        return different == min(self.spec.n_agents, self.spec.n_actions)
+        return np.asarray(different == min(self.spec.n_agents, self.spec.n_actions))
 
 
 class Synchronisation(_ChoiceGame):
@@ -148,4 +148,4 @@ class Synchronisation(_ChoiceGame):
 
     def _converged(self, chosen: Bools) -> Bools:
         different: Ints = chosen.sum(axis=1)
-        return different == 1
+        return np.asarray(different == 1)

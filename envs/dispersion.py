@@ -74,6 +74,7 @@ class Dispersion(BatchedTeamEnv):
         n, m = settings.agents, settings.food or settings.agents
         observed = PER_AGENT + PER_FOOD * m
         choices = len(PUSHES) if self._discrete else 0
+        widest = max(1.0, 2 * settings.size)  # 1: what is eaten; velocities stay below 0.1 / 0.25
         spec = TeamSpec(
             env_name="dispersion",
             n_agents=n,
@@ -87,6 +88,8 @@ class Dispersion(BatchedTeamEnv):
             discrete=self._discrete,
             has_win=True,
             metrics=("eaten",),
+            obs_range=(-widest, widest),
+            state_range=(-max(1.0, settings.size), max(1.0, settings.size)),
         )
         super().__init__(spec, num_envs)
         self._pos = np.zeros((num_envs, n, 2), np.float32)
