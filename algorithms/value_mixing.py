@@ -1,9 +1,9 @@
-"""The core of every value-mixing method: K agent networks, H mixers, a one-step target, a weighted squared error.
+"""The core of every value-mixing method: K agent networks, H mixers, a target, a weighted error.
 
 QMIX is this core as it stands. A method overrides what it changes: the mixer (`make_mixer`), the value of the greedy
 joint action (`greedy_values`), the weighting (`loss_weight`) or the terms of the loss (`add_losses`). Ensembles with a
 minimum over drawn members and the hypernetwork regulariser (DEMAR) are settings of the core, so they combine with
-every method.
+every method; so are targets of several steps, the shape of the loss and how the target networks follow.
 
 Everything inside is time first: [T, B, …] (R = T·B rows), so that the GRU reads contiguous steps.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,10 +23,17 @@ from phalanx.algorithms.base import Algorithm, Capabilities, Metrics, TensorBatc
 from phalanx.algorithms.common.agents import RecurrentAgents, agent_inputs
 from phalanx.algorithms.common.diagnostics import value_diagnostics
 from phalanx.algorithms.common.ensembles import draw_members
-from phalanx.algorithms.common.losses import episode_errors, masked_mean, weighted_squared_error
+from phalanx.algorithms.common.losses import episode_errors, masked_mean, weighted_huber_error, weighted_squared_error
 from phalanx.algorithms.common.mixers import Mixer, MixingWeights, QMixer
 from phalanx.algorithms.common.policy import ValuePolicy
-from phalanx.algorithms.common.targets import mask_unavailable, one_step_target, take, transition_mask
+from phalanx.algorithms.common.targets import (
+    lambda_target,
+    mask_unavailable,
+    n_step_target,
+    one_step_target,
+    take,
+    transition_mask,
+)
 from phalanx.configs.base import Settings
 from phalanx.configs.settings import AlgorithmSettings, NetworkSettings
 from phalanx.envs.team import TeamSpec
@@ -70,8 +77,37 @@ class ValueMixingSettings(AlgorithmSettings):
     double_q: bool = Field(
         default=True, description="the online networks choose the next action that the target networks value"
     )
+    targets: Literal["td0", "n_step", "td_lambda", "peng_lambda"] = Field(
+        default="td0",
+        description="how far targets look ahead: one step; target_steps; λ-returns that bootstrap from the value of the"
+        " joint action taken (td_lambda, on-policy) or of the greedy one (peng_lambda, Peng's Q(λ))",
+    )
+    target_steps: int = Field(default=3, ge=1, description="n, steps that n_step looks ahead; 1 is td0")
+    target_lambda: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="λ of td_lambda and peng_lambda: 0 looks ahead one step, 1 to the end of the episode",
+    )
+    loss: Literal["squared", "huber"] = Field(
+        default="squared", description="what errors cost; huber: large ones no more than in proportion"
+    )
+    huber_delta: float = Field(
+        default=1.0, gt=0, description="size of error up to which huber is squared and beyond which it is linear"
+    )
+    target_update: Literal["hard", "soft"] = Field(
+        default="hard",
+        description="hard: the target networks are copies, renewed every target_update_updates; soft: after every"
+        " update they come closer by target_tau",
+    )
     target_update_updates: int = Field(
         default=200, ge=1, description="learner updates between hard copies to the target networks"
+    )
+    target_tau: float = Field(
+        default=0.005,
+        gt=0,
+        le=1,
+        description="τ, share of the trained networks that a soft update brings into the target networks (Polyak)",
     )
     ensemble: EnsembleSettings = Field(default=EnsembleSettings(), description="how many networks, and the minimum")
     regulariser: RegulariserSettings = Field(default=RegulariserSettings(), description="the hypernet regulariser")
@@ -155,15 +191,33 @@ class ValueMixing(Algorithm):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def moves_targets(self, updates: int) -> bool:
-        return updates % self.settings.target_update_updates == 0
+        soft = self.settings.target_update == "soft"
+        return soft or updates % self.settings.target_update_updates == 0
 
     def after_update(self, updates: int) -> None:
-        if self.moves_targets(updates):
+        if self.settings.target_update == "soft":
+            self.approach_targets()
+        elif self.moves_targets(updates):
             self.copy_targets()
 
+    def target_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Every trained network `x` that has a target network `target_x`, with it."""
+        modules = dict(self.named_children())
+        return [(modules[name], modules[f"target_{name}"]) for name in modules if f"target_{name}" in modules]
+
     def copy_targets(self) -> None:
-        self.target_agents.load_state_dict(self.agents.state_dict())
-        self.target_mixer.load_state_dict(self.mixer.state_dict())
+        """What a hard update does."""
+        for trained, target in self.target_pairs():
+            target.load_state_dict(trained.state_dict())
+
+    @torch.no_grad()
+    def approach_targets(self) -> None:
+        """What a soft update does: target ← target + τ (trained − target)."""
+        pairs = self.target_pairs()
+        trained: list[Tensor] = [parameter for module, _ in pairs for parameter in module.parameters()]
+        targets: list[Tensor] = [parameter for _, module in pairs for parameter in module.parameters()]
+        if targets:
+            torch._foreach_lerp_(targets, trained, self.settings.target_tau)
 
     # -- the update -------------------------------------------------------------------------------------------------
 
@@ -221,10 +275,24 @@ class ValueMixing(Algorithm):
         terms = self.online_terms(prepared)
         with torch.no_grad():
             terms.greedy_values = self.greedy_values(terms)
-            next_value = self.pessimistic(terms.greedy_values[:, 1:])
-            terms.target = one_step_target(prepared.reward, prepared.terminated, next_value, self.settings.gamma)
+            terms.target = self.target(terms)
         self.add_losses(terms)
         return terms
+
+    def target(self, terms: Terms) -> Tensor:
+        """What the values are drawn to, from `terms.greedy_values`: [T, B]."""
+        settings, prepared = self.settings, terms.prepared
+        reward, terminated, mask, gamma = prepared.reward, prepared.terminated, prepared.mask, settings.gamma
+        next_value = self.pessimistic(terms.greedy_values[:, 1:])
+        if settings.targets == "td0":
+            return one_step_target(reward, terminated, next_value, gamma)
+        if settings.targets == "n_step":
+            return n_step_target(reward, terminated, mask, next_value, gamma, settings.target_steps)
+        taken = None
+        if settings.targets == "td_lambda":
+            actions = torch.cat([prepared.actions, terms.greedy[-1:]])
+            taken = self.pessimistic(self.joint_values(prepared, actions)[:, 1:])
+        return lambda_target(reward, terminated, mask, next_value, gamma, settings.target_lambda, taken)
 
     def online_terms(self, prepared: Prepared) -> Terms:
         """What the trained networks say: everything of `Terms` but the target and the losses."""
@@ -246,6 +314,12 @@ class ValueMixing(Algorithm):
         `terms`: what the trained networks say."""
         best = self.greedy_agent_values(self.target_agent_values(terms.prepared), terms.greedy)
         return self.mix(self.target_mixer, best, terms.prepared.target_mixing)
+
+    def joint_values(self, prepared: Prepared, actions: Tensor) -> Tensor:
+        """The target networks' value of any joint action, of every drawn mixer. actions: [T+1, B, N]. Returns
+        [N_H, T+1, B]."""
+        chosen = take(self.target_agent_values(prepared), actions)
+        return self.mix(self.target_mixer, chosen, prepared.target_mixing)
 
     def target_agent_values(self, prepared: Prepared) -> Tensor:
         """[T+1, B, N, A]: the minimum over the drawn target agents, for every action before one is chosen (DEMAR
@@ -275,6 +349,8 @@ class ValueMixing(Algorithm):
         importance = terms.prepared.importance
         if importance is not None:
             weight = importance if weight is None else weight * importance
+        if self.settings.loss == "huber":
+            return weighted_huber_error(prediction, target, terms.mask, self.settings.huber_delta, weight)
         return weighted_squared_error(prediction, target, terms.mask, weight)
 
     def add_losses(self, terms: Terms) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from phalanx.algorithms.common.agents import RecurrentAgents
 from phalanx.algorithms.common.mixers import CentralAttention, CentralFeedForward, MixingWeights
 from phalanx.algorithms.common.targets import take
-from phalanx.algorithms.value_mixing import Terms, ValueMixing, ValueMixingSettings, frozen_copy
+from phalanx.algorithms.value_mixing import Prepared, Terms, ValueMixing, ValueMixingSettings, frozen_copy
 from phalanx.configs.base import Settings
 from phalanx.configs.settings import AlgorithmSettings, NetworkSettings
 from phalanx.envs.team import TeamSpec
@@ -77,12 +77,6 @@ class WeightedQMIX(ValueMixing):
             return CentralFeedForward(n, state, width)
         return CentralAttention(n, state, width, self.networks.mixer.hypernet)
 
-    def copy_targets(self) -> None:
-        super().copy_targets()
-        if self.has_central:
-            self.target_central_agents.load_state_dict(self.central_agents.state_dict())
-            self.target_central_mixer.load_state_dict(self.central_mixer.state_dict())
-
     def central_value(self, utilities: Tensor, actions: Tensor, state: Tensor, mixer: nn.Module) -> Tensor:
         """Q̂* of joint actions. utilities: [T, B, N, A], actions: [T, B, N], state: [T, B, S]. Returns [T, B]."""
         steps, batch, agents = actions.shape
@@ -100,10 +94,13 @@ class WeightedQMIX(ValueMixing):
         return None if self.has_central else super().target_weights(state, members)
 
     def greedy_values(self, terms: Terms) -> Tensor:
+        return self.joint_values(terms.prepared, terms.greedy) if self.has_central else super().greedy_values(terms)
+
+    def joint_values(self, prepared: Prepared, actions: Tensor) -> Tensor:
         if not self.has_central:
-            return super().greedy_values(terms)
-        utilities, state = terms.prepared.target_values.squeeze(0), terms.prepared.state
-        return self.central_value(utilities, terms.greedy, state, self.target_central_mixer).unsqueeze(0)
+            return super().joint_values(prepared, actions)
+        utilities = prepared.target_values.squeeze(0)
+        return self.central_value(utilities, actions, prepared.state, self.target_central_mixer).unsqueeze(0)
 
     def add_losses(self, terms: Terms) -> None:
         super().add_losses(terms)

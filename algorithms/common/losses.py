@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -18,6 +19,16 @@ def weighted_squared_error(prediction: Tensor, target: Tensor, mask: Tensor, wei
     """
     # Replaced before squaring, not multiplied by zero after it: a masked entry may be anything, even infinite.
     error = (prediction - target).masked_fill(~mask, 0.0).square()
+    return masked_mean(error if weight is None else error * weight, mask)
+
+
+def weighted_huber_error(
+    prediction: Tensor, target: Tensor, mask: Tensor, delta: float, weight: Tensor | None = None
+) -> Tensor:
+    """As `weighted_squared_error`, with e² only up to |e| = δ, and its tangent δ (2|e| − δ) beyond (Huber 1964, twice
+    the usual one, so that small errors cost what they do squared)."""
+    size = (prediction - target).masked_fill(~mask, 0.0).abs()
+    error = torch.where(size <= delta, size.square(), delta * (2 * size - delta))
     return masked_mean(error if weight is None else error * weight, mask)
 
 

@@ -133,6 +133,13 @@ def test_a_policy_is_built_without_a_learner() -> None:
         ({"name": "qmix", "weighting": {"alpha": 0.5}}, ["weighting"]),
         ({"name": "qmix", "gamma": 1.5}, ["gamma", "1.5"]),
         ({"name": "qmix", "target_update_updates": 0}, ["target_update_updates"]),
+        ({"name": "qmix", "target_update": "polyak"}, ["target_update", "polyak", "hard, soft"]),
+        ({"name": "qmix", "target_tau": 0}, ["target_tau"]),
+        ({"name": "qmix", "targets": "lambda"}, ["targets", "td0, n_step, td_lambda, peng_lambda"]),
+        ({"name": "qmix", "target_lambda": 1.5}, ["target_lambda", "1.5", "from 0", "to 1"]),
+        ({"name": "qmix", "target_lambda": -0.1}, ["target_lambda", "-0.1"]),
+        ({"name": "qmix", "target_steps": 0}, ["target_steps"]),
+        ({"name": "qmix", "loss": "huber", "huber_delta": 0}, ["huber_delta"]),
         ({"name": "qmix", "ensemble": {"agents": 0}}, ["agents"]),
     ],
 )
@@ -189,7 +196,14 @@ OTHER: dict[str, Any] = {
     "optimiser": "adam",
     "grad_norm_clip": 1e-3,
     "double_q": False,
+    "targets": "td_lambda",
+    "target_steps": 2,
+    "target_lambda": 0.3,
+    "loss": "huber",
+    "huber_delta": 0.1,
+    "target_update": "soft",
     "target_update_updates": 2,
+    "target_tau": 0.3,
     "ensemble.agents": 2,
     "ensemble.agents_subset": 1,
     "ensemble.mixers": 2,
@@ -201,6 +215,11 @@ OTHER: dict[str, Any] = {
 }
 BESIDES: dict[str, dict[str, Any]] = {
     "double_q": {"lr": 0.05},  # until the online and the target networks prefer different actions
+    "target_steps": {"targets": "n_step"},
+    "target_lambda": {"targets": "peng_lambda"},
+    "loss": {"huber_delta": 0.1},
+    "huber_delta": {"loss": "huber"},
+    "target_tau": {"target_update": "soft"},
     "ensemble.agents_subset": {"ensemble": {"agents": 3}},
     "ensemble.mixers_subset": {"ensemble": {"mixers": 3}},
 }
