@@ -15,6 +15,23 @@ from phalanx.configs.base import Settings
 Device = Literal["auto", "cpu", "cuda"]
 
 
+class NoiseSettings(Settings):
+    """Noise on what an environment shows, drawn anew in every step from the episode's seed, in evaluations, too. Masks,
+    padding and what the dead see (zeros) stay as they are."""
+
+    obs_uniform: float = Field(
+        default=0.0,
+        ge=0,
+        description="every observed number is raised by a uniform one between 0 and this (one-sided, as in DEMAR's"
+        " noisy SMAC, whose 0.02 is added inside the networks)",
+    )
+    obs_gaussian: float = Field(
+        default=0.0, ge=0, description="standard deviation of normal noise on every observed number"
+    )
+    state_uniform: float = Field(default=0.0, ge=0, description="obs_uniform for the global state")
+    state_gaussian: float = Field(default=0.0, ge=0, description="obs_gaussian for the global state")
+
+
 class EnvSettings(Settings):
     """What every environment understands; each environment's own settings extend this."""
 
@@ -24,6 +41,7 @@ class EnvSettings(Settings):
         default=False,
         description="treat the time limit as a real end (the papers' SMAC behaviour): targets do not bootstrap past it",
     )
+    noise: NoiseSettings = Field(default=NoiseSettings(), description="noise on observations and state")
 
 
 class AlgorithmSettings(Settings):
@@ -68,7 +86,7 @@ class AgentSettings(Settings):
     network: Literal["gru", "mlp", "hyper_linear", "hyper_mlp", "asn", "updet", "atm"] = Field(
         default="gru",
         description="gru (PyMARL's agent), mlp (no memory), hyper_linear and hyper_mlp (HyperMARL: each agent's weights"
-        " are generated from its identity), or, where the environment says who is who in an observation, asn, updet, atm",
+        " are generated from its identity), or, where the environment says who is who in what is seen, asn, updet, atm",
     )
     sharing: Literal["full", "full_id", "groups", "none"] = Field(
         default="full_id",
@@ -111,8 +129,8 @@ class AgentSettings(Settings):
         wrong = [] if layers == "all" else [name for name in layers if name not in names]
         if wrong or layers == []:
             raise ValueError(
-                f"agent.hyper.layers={layers} must be all, or a list of some of {', '.join(names)}, which are the layers"
-                f" of agent.hyper.base={self.hyper.base} here"
+                f"agent.hyper.layers={layers} must be all, or a list of some of {', '.join(names)}: the layers of"
+                f" agent.hyper.base={self.hyper.base} here"
             )
         heads = self.attention.heads or 4
         if self.network == "atm" and self.hidden % heads:
@@ -174,6 +192,17 @@ class ReplaySettings(Settings):
         le=1,
         description="β of prioritised sampling: how far the loss is corrected for it; 0 not at all, 1 fully; constant",
     )
+
+    @model_validator(mode="after")
+    def _exponents_have_an_effect(self) -> ReplaySettings:
+        for key in ("priority_exponent", "importance_exponent"):
+            given, default = getattr(self, key), type(self).model_fields[key].default
+            if self.sampling == "uniform" and given != default:
+                raise ValueError(
+                    f"replay.{key}={given} has no effect with replay.sampling=uniform: leave it at {default}, or set"
+                    " replay.sampling=prioritised"
+                )
+        return self
 
 
 class RolloutSettings(Settings):

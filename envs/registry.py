@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import cast
 
 from phalanx.configs.errors import UserError
-from phalanx.configs.settings import EnvSettings
+from phalanx.configs.settings import EnvSettings, NoiseSettings
+from phalanx.envs.noise import Noise
 from phalanx.envs.team import TeamEnv, TeamPolicy
 from phalanx.envs.wrappers import TimeoutIsTerminal
 
@@ -55,4 +56,6 @@ def make_env(settings: EnvSettings, num_envs: int, load_policy: LoadPolicy | Non
     """
     build = cast("Callable[[EnvSettings, int, LoadPolicy | None], TeamEnv]", env_class(settings.name))
     env = build(settings, num_envs, load_policy)
+    if settings.noise != NoiseSettings():
+        env = Noise(env, settings.noise)
     return TimeoutIsTerminal(env) if settings.timeout_is_terminal else env
