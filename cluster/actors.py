@@ -9,6 +9,7 @@ The process of the replay imports this module, so torch (and everything that imp
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -98,6 +99,14 @@ def _use_threads(threads: int) -> None:
     use_threads(threads)
 
 
+def _settled(plain: Any) -> Any:
+    """`plain`, built: what the process holds by now stays, so the garbage collector need not look at it again (torch
+    alone is hundreds of thousands of objects)."""
+    gc.collect()
+    gc.freeze()
+    return plain
+
+
 class RolloutActor(_Shell):
     """Hosts a `Rollout`."""
 
@@ -110,7 +119,7 @@ class RolloutActor(_Shell):
         from phalanx.cluster.rollout import Rollout
 
         _use_threads(1)
-        self._plain = Rollout(run, streams, _load_policy)
+        self._plain = _settled(Rollout(run, streams, _load_policy))
         return Hello(os.getpid(), self.rollout.spec)
 
     def set_weights(self, weights: Weights, version: int) -> None:
@@ -151,7 +160,7 @@ class ReplayActor(_Shell):
     def start(self, spec: TeamSpec, settings: ReplaySettings, run_seed: int, batch_episodes: int) -> Hello:
         from phalanx.cluster.replay import Replay
 
-        self._plain = Replay(spec, settings, run_seed, batch_episodes)
+        self._plain = _settled(Replay(spec, settings, run_seed, batch_episodes))
         return Hello(os.getpid())
 
     def insert(self, *chunks: Chunk) -> ReplayCount:
@@ -195,7 +204,7 @@ class LearnerActor(_Shell):
         from phalanx.cluster.learner import Learner
 
         _use_threads(threads)
-        self._plain = Learner(run, spec)
+        self._plain = _settled(Learner(run, spec))
         return Hello(os.getpid())
 
     def update(self, batches: Sequence[EpisodeBatch]) -> int:
@@ -237,7 +246,7 @@ class EvaluatorActor(_Shell):
         from phalanx.cluster.evaluation import Evaluator
 
         _use_threads(1)
-        self._plain = Evaluator(run, _load_policy)
+        self._plain = _settled(Evaluator(run, _load_policy))
         return Hello(os.getpid(), self.evaluator.spec)
 
     def evaluate(self, weights: Weights, version: int) -> EvaluationResult:
