@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,13 @@ from phalanx.cluster.evaluation import EvaluationResult
 from phalanx.cluster.metrics import RolloutMeter, Row
 from phalanx.cluster.progress import Progress, due, epsilon_at
 from phalanx.cluster.run_folder import RunFolder
-from phalanx.cluster.sinks import Sinks, open_sinks
+from phalanx.cluster.signatures import Watch
+from phalanx.cluster.sinks import Sinks, open_sinks, read_rows
 from phalanx.cluster.snapshot import Snapshot, read_progress, require_same_run
 from phalanx.configs.settings import RunSettings
 from phalanx.envs.team import TeamSpec
+
+log = logging.getLogger("phalanx.report")
 
 
 class Diary:
@@ -44,6 +48,7 @@ class Diary:
         )
         self._on_report = on_report
         self._sinks: Sinks = open_sinks(run, folder.path, resume=resumed)
+        self._watch = Watch(run).catch_up(read_rows(folder.path) if resumed else ())
         self._meter = RolloutMeter()
         self._began = monotonic() - self.progress.wall_s
         self._reported_s = monotonic()
@@ -110,7 +115,7 @@ class Diary:
 
     def report(self, *parts: Mapping[str, float | int]) -> Row:
         """Writes a row to all sinks: the rollout since the last one, the newest evaluation where it is new, and the
-        `parts` (the learner's metrics, the replay's size, …)."""
+        `parts` (the learner's metrics, the replay's size, …). A failure signature that begins is logged."""
         progress = self.progress
         now = monotonic()
         self._mark_time()
@@ -133,6 +138,10 @@ class Diary:
         self._new_evaluation = {}
         self._reported_s, self._reported_updates = now, progress.updates
         progress.reported_at = progress.env_steps
+        warnings, begun = self._watch.look(row)
+        row.update(warnings)
+        for sentence in begun:
+            log.warning("after %d updates: %s", progress.updates, sentence)
         self._sinks.write(row)
         if self._on_report is not None:
             self._on_report(row)

@@ -126,9 +126,9 @@ class LivePanel:
             parts.append(Text("starting Ray, the workers and the learner …", style="dim"))
         if metrics.EVAL_RETURN in story.evaluations:
             parts += [Text(), _evaluations(story)]
-        losses = _losses(story)
-        if losses:
-            parts += [Text(), Text(losses, style="yellow")]
+        troubles = [line for line in (_losses(story), _warnings(story)) if line]
+        if troubles:
+            parts += [Text(), *(Text(line, style="yellow") for line in troubles)]
         return Panel(
             Group(*parts),
             title=f"[bold]phalanx[/] {self.title}",
@@ -187,8 +187,7 @@ class LogLines:
             parts.append(f"evaluation {_now_and_first(story, metrics.EVAL_RETURN)}")
         if story.seconds_left is not None and story.share < 1:
             parts.append(f"{duration(story.seconds_left)} left")
-        losses = _losses(story)
-        return " · ".join([*parts, losses] if losses else parts)
+        return " · ".join([*parts, *(line for line in (_losses(story), _warnings(story)) if line)])
 
 
 def open_view(run: RunSettings, title: str, console: Console) -> View:
@@ -296,6 +295,13 @@ def _losses(story: Story) -> str:
     if not restarts and not lost:
         return ""
     return f"{restarts} actor {'restart' if restarts == 1 else 'restarts'}, {lost} episodes lost"
+
+
+def _warnings(story: Story) -> str:
+    """Failure signatures that hold now."""
+    area = f"{metrics.WARNING}/"
+    names = [key.removeprefix(area) for key, value in story.latest.items() if key.startswith(area) and value]
+    return f"warning: {', '.join(names)}" if names else ""
 
 
 def _value(row: dict[str, float | int], key: str) -> str:

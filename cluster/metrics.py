@@ -22,7 +22,8 @@ EPISODES = "episodes"
 WALL_S = "wall_s"
 COUNTERS = (ENV_STEPS, UPDATES, EPISODES, WALL_S)
 
-AREAS = ("train", "rollout", "replay", "learner", "eval", "cluster")
+WARNING = "warning"  # warning/<name>: 1 while a failure signature holds, 0 while it does not (signatures.py)
+AREAS = ("train", "rollout", "replay", "learner", "eval", "cluster", WARNING)
 
 ROLLOUT_RETURN = "rollout/return_mean"
 ROLLOUT_LENGTH = "rollout/length_mean"

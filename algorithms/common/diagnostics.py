@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from phalanx.algorithms.value_mixing import Terms, ValueMixing
 
 QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
-SND_EPISODES = 4  # of the last batch, in a report
+SND_EPISODES = 8  # of the last batch, in a report
 _LEAST_SHARE = 0.01  # an episode stands for at most a hundred times what it shows
 
 
