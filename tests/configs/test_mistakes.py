@@ -102,7 +102,7 @@ def mistake(path: str | Path, *overrides: str) -> str:
         (
             "env=chase",
             f"env ({HERE}): got 'chase', allowed: a section with the keys name, max_steps, timeout_is_terminal,"
-            " reward, opponents; env is the environment and its own settings",
+            " noise, reward, opponents; env is the environment and its own settings",
         ),
         (
             "env.reward.x=1",
