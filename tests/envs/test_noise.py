@@ -1,0 +1,131 @@
+"""Noise changes what is seen and nothing else, and is a function of the episode's seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from phalanx.configs.settings import NoiseSettings
+from phalanx.envs.check import check_env
+from phalanx.envs.noise import Noise
+from phalanx.envs.registry import ENVIRONMENTS, env_settings, make_env
+from phalanx.envs.seeding import EpisodeSeeds, Purpose
+from phalanx.envs.team import Obs, Step, TeamEnv
+
+ALL = {"obs_uniform": 0.02, "obs_gaussian": 0.1, "state_uniform": 0.02, "state_gaussian": 0.1}
+NEEDED: dict[str, dict[str, Any]] = {"pettingzoo": {"module": "mpe2.simple_spread_v3"}, "sleepy": {"wait_ms": 0.0}}
+
+
+def made(name: str, num_envs: int, noise: dict[str, float] | None = None, **settings: Any) -> TeamEnv:
+    given = {"name": name, **NEEDED.get(name, {}), **settings}
+    return make_env(env_settings(name)(**given, noise=NoiseSettings(**noise or {})), num_envs)
+
+
+def play(env: TeamEnv, rows: list[int], steps: int) -> tuple[Obs, list[Step]]:
+    """The first observation, and some steps of random legal actions that depend on a row's number alone."""
+    generators = [np.random.default_rng(row) for row in rows]
+    first = obs = env.reset([EpisodeSeeds(4, Purpose.EPISODE, row) for row in rows])
+    taken = []
+    for _ in range(steps):
+        chosen = [(rng.random(a.shape) * a).argmax(axis=1) for rng, a in zip(generators, obs.avail, strict=True)]
+        taken.append(env.step(np.array(chosen)))
+        obs = taken[-1].next
+    return first, taken
+
+
+def shown(first: Obs, steps: list[Step]) -> list[Obs]:
+    """Everything that is seen, last observations included."""
+    return [first, *(obs for step in steps for obs in (step.final, step.next) if obs is not None)]
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_every_environment_conforms_with_noise(name: str) -> None:
+    assert check_env(lambda count: made(name, count, ALL, max_steps=9), steps=30) == []
+
+
+def test_without_noise_there_is_no_wrapper() -> None:
+    assert not isinstance(made("simple_spread", 1), Noise)
+    for key in ALL:
+        assert isinstance(made("simple_spread", 1, {key: 0.1}), Noise)
+
+
+def test_what_is_seen_changes_and_what_happens_does_not() -> None:
+    plain, noisy = (play(made("stag_hunt_het", 3, noise, max_steps=20), [0, 1, 2], 50) for noise in (None, ALL))
+    for step, with_noise in zip(plain[1], noisy[1], strict=True):
+        for key in ("reward", "terminated", "truncated"):
+            np.testing.assert_array_equal(getattr(step, key), getattr(with_noise, key))
+        for key, value in step.info.items():
+            np.testing.assert_array_equal(value, with_noise.info[key])
+    seen = list(zip(shown(*plain), shown(*noisy), strict=True))
+    assert len(seen) > 51
+    spec = made("stag_hunt_het", 1).spec
+    for clean, dirty in seen:
+        np.testing.assert_array_equal(clean.avail, dirty.avail)
+        np.testing.assert_array_equal(clean.alive, dirty.alive)
+        changed = clean.obs != dirty.obs
+        for i, size in enumerate(spec.obs_dims):
+            assert not changed[:, i, size:].any()  # padding
+            assert changed[:, i, :size][clean.alive[:, i]].all()
+        assert not changed[~clean.alive].any()
+        assert (clean.state != dirty.state).all()
+
+
+@pytest.mark.parametrize("key", list(ALL))
+def test_the_amount_and_the_place_are_those_of_the_settings(key: str) -> None:
+    scale = 0.25
+    plain, noisy = (play(made("simple_tag", 16, noise), list(range(16)), 60) for noise in (None, {key: scale}))
+    added: dict[str, list[np.ndarray]] = {"obs": [], "state": []}
+    for clean, dirty in zip(shown(*plain), shown(*noisy), strict=True):
+        for what, parts in added.items():
+            parts.append((getattr(dirty, what) - getattr(clean, what)).reshape(-1))
+    where, kind = key.split("_")
+    assert not np.concatenate(added["state" if where == "obs" else "obs"]).any()
+    numbers = np.concatenate(added[where])
+    if kind == "uniform":
+        assert numbers.min() >= -1e-6 and numbers.max() <= scale + 1e-6
+        assert np.histogram(numbers, bins=5, range=(0, scale))[0].min() > 0.19 * len(numbers)
+    else:
+        assert abs(numbers.mean()) < 0.01
+        assert numbers.std() == pytest.approx(scale, rel=0.02)
+        assert (np.abs(numbers) < 2 * scale).mean() == pytest.approx(0.954, abs=0.01)
+
+
+@pytest.mark.parametrize("max_steps", [7, 400])
+def test_an_episode_has_the_same_noise_wherever_it_is_played(max_steps: int) -> None:
+    """Alone and beside others, through ends (7 steps) and through several draws (400)."""
+    several = play(made("stag_hunt", 3, ALL, max_steps=max_steps, size=5), [0, 1, 2], 150)
+    alone = play(made("stag_hunt", 1, ALL, max_steps=max_steps, size=5), [1], 150)
+    for step, other in zip(several[1], alone[1], strict=True):
+        np.testing.assert_array_equal(step.next.obs[1], other.next.obs[0])
+        np.testing.assert_array_equal(step.next.state[1], other.next.state[0])
+        if other.final is not None:
+            assert step.final is not None
+            j = np.flatnonzero(step.ended).tolist().index(1)
+            np.testing.assert_array_equal(step.final.state[j], other.final.state[0])
+
+
+def test_noise_is_never_the_same_twice() -> None:
+    """Not in two steps, environments or episodes: in a game that always looks the same."""
+    first, steps = play(made("matrix", 4, {"obs_gaussian": 1.0, "state_gaussian": 1.0}, max_steps=5), [0, 1, 2, 3], 400)
+    seen = [first, *(step.next for step in steps), *(step.final for step in steps if step.final is not None)]
+    for numbers in (np.concatenate([obs.obs.ravel() for obs in seen]), np.concatenate([o.state.ravel() for o in seen])):
+        assert len(np.unique(numbers)) > 0.999 * len(numbers)
+
+
+def test_the_declared_range_grows_with_the_noise() -> None:
+    spec = made("stag_hunt", 1, {"obs_uniform": 0.02, "state_gaussian": 0.1}).spec
+    assert spec.obs_range == (0, 1.02)
+    assert spec.state_range is None
+    assert made("simple_tag", 1, {"obs_uniform": 0.02}).spec.obs_range is None
+
+
+def test_what_was_shown_before_is_not_written_to() -> None:
+    env = made("two_step", 2, ALL)
+    first = env.reset([EpisodeSeeds(0, Purpose.EPISODE, e) for e in range(2)])
+    kept = first.obs.copy()
+    env.step(np.zeros((2, 2), np.int64))
+    np.testing.assert_array_equal(first.obs, kept)
+    env.close()
+    assert env.render(0) is None
