@@ -56,6 +56,17 @@ def test_async_survives_the_loss_of_every_actor(session: None, tmp_path: Path) -
         assert values == sorted(values)
 
 
+def test_priorities_survive_the_loss_of_the_replay_and_the_learner(session: None, tmp_path: Path) -> None:
+    run = tiny("total_env_steps=24000", "checkpoint.every_env_steps=5000", "replay.sampling=prioritised")
+    kill, killed = killer("ReplayActor", "LearnerActor", "ReplayActor", first=4000, every=5000)
+    summary = train(run, tmp_path / "run", on_report=kill)
+    assert len(killed) == 3
+    assert summary["restarts"] == 3
+    assert summary["exit_reason"] == "completed"
+    reached = rows_of(tmp_path / "run")[-1]["replay/samples_per_insert"]
+    assert reached == pytest.approx(run.replay.samples_per_insert, rel=0.02)
+
+
 def test_the_replay_comes_back_with_what_the_checkpoint_holds(session: None, tmp_path: Path) -> None:
     run = tiny("total_env_steps=16000", "checkpoint.every_env_steps=5000")
     kill, killed = killer("ReplayActor", first=7000, every=1)

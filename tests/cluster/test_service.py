@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import ray
@@ -53,6 +54,38 @@ def test_sync_equals_the_serial_loop_on_any_number_of_workers(
     for name, tensor in states[0]["algorithm"].items():
         assert torch.equal(tensor, states[1]["algorithm"][name]), name
     assert states[0]["random"] == states[1]["random"]
+
+
+@pytest.fixture(scope="module")
+def serial_prioritised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serial") / "prioritised"
+    train_serially(tiny(*SYNC, "replay.sampling=prioritised"), folder)
+    return folder
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sync_equals_the_serial_loop_with_priorities(
+    session: None, serial_prioritised: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr("phalanx.cluster.rounds.MOST_UPDATES", 5)  # several calls in a round, the last one shorter
+    folder = tmp_path / "run"
+    train(tiny(*SYNC, "replay.sampling=prioritised", f"cluster.workers={workers}"), folder)
+    assert evaluations_of(folder) == evaluations_of(serial_prioritised)
+    ours, theirs = (newest_intact(path / "checkpoints").path for path in (folder, serial_prioritised))
+    for name in ("policy.npz", "replay/replay.json", "replay/priorities.npy"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+
+
+def test_priorities_come_back_in_async_mode(session: None, tmp_path: Path) -> None:
+    run = tiny("total_env_steps=8000", "replay.sampling=prioritised", "cluster.workers=2")
+    folder = tmp_path / "run"
+    summary = train(run, folder)
+    assert summary["exit_reason"] == "completed"
+    reached = summary["updates"] * run.learner.batch_episodes / (summary["episodes"] - run.replay.min_episodes)
+    assert reached == pytest.approx(run.replay.samples_per_insert, rel=0.02)
+    weights = np.load(newest_intact(folder / "checkpoints").path / "replay/priorities.npy")
+    # Nearly every episode was learned from and has an error of its own.
+    assert len(weights) == run.replay.capacity_episodes and len(set(weights.tolist())) > 0.9 * len(weights)
 
 
 def test_a_sync_run_that_was_stopped_goes_on_exactly(session: None, serial: Path, tmp_path: Path) -> None:
