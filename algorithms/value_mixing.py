@@ -260,7 +260,8 @@ class ValueMixing(Algorithm):
 
     def loss_and_errors(self, prepared: Prepared) -> tuple[Tensor, Metrics, Tensor]:
         terms = self.terms(prepared)
-        errors = episode_errors(terms.q_tot.detach(), terms.target, terms.mask)
+        with torch.no_grad():
+            errors = episode_errors(self.prediction(terms), terms.target, terms.mask)
         return terms.total, self._metrics(terms), errors
 
     def _metrics(self, terms: Terms) -> Metrics:
