@@ -105,6 +105,21 @@ def evaluate(
 
 
 @app.command()
+def diagnose(
+    folder: RunFolderPath,
+    episodes: Annotated[int, typer.Option(help="episodes to look at", min=1, metavar="N")] = 32,
+    play: Annotated[
+        bool, typer.Option("--play", help="play greedy episodes also where the checkpoint holds its replay")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="print one line of JSON on stdout and nothing else")] = False,
+) -> None:
+    """Look at the networks of a checkpoint: values against returns, mixing weights, ensembles, diversity."""
+    from phalanx.cluster import commands
+
+    raise typer.Exit(commands.diagnose(folder, episodes, play, json))
+
+
+@app.command()
 def tune(
     search: Annotated[
         str, typer.Argument(metavar="SEARCH", help="a YAML file, or the name of a shipped search", show_default=False)
@@ -133,11 +148,14 @@ def plot(
             help="what to draw, such as train/loss_td; by default evaluations", metavar="NAME", show_default=False
         ),
     ] = None,
+    diagnostics: Annotated[
+        bool, typer.Option("--diagnostics", help="draw the learner's figures, a small panel for each")
+    ] = False,
 ) -> None:
     """Draw learning curves; runs that differ by their seed alone become one line."""
     from phalanx.cluster import commands
 
-    raise typer.Exit(commands.plot(folders, out, metric))
+    raise typer.Exit(commands.plot(folders, out, metric, diagnostics))
 
 
 @app.command(name="list")

@@ -62,6 +62,23 @@ def evaluate(folder: Path, episodes: int, gif: Path | None, as_json: bool) -> in
     return 0
 
 
+def diagnose(folder: Path, episodes: int, play: bool, as_json: bool) -> int:
+    """Looks closely at the newest intact checkpoint; with `as_json`, stdout gets one line and nothing else."""
+    with _stdout_to_stderr() if as_json else contextlib.nullcontext():
+        from phalanx.cluster.diagnose import diagnose, diagnosis_table
+        from phalanx.cluster.learner import use_threads
+
+        use_threads(1)
+        found = diagnose(folder, episodes, play)
+    if as_json:
+        print(json.dumps(found.to_json(), allow_nan=False), flush=True)
+    else:
+        from phalanx.cluster.live import people
+
+        people().print(diagnosis_table(found))
+    return 0
+
+
 def evaluation_json(result: EvaluationResult) -> dict[str, Any]:
     """The object that `phalanx evaluate --json` prints."""
     values = {key.removeprefix("eval/"): value for key, value in result.as_metrics().items()}
@@ -99,13 +116,16 @@ def tune(source: str, overrides: Sequence[str], out: Path | None, resume: Path |
     return 0
 
 
-def plot(folders: Sequence[Path], out: Path, metric: str | None) -> int:
-    """Draws learning curves into the picture `out`."""
+def plot(folders: Sequence[Path], out: Path, metric: str | None, diagnostics: bool) -> int:
+    """Draws learning curves, or with `diagnostics` the learner's figures, into the picture `out`."""
     from phalanx.cluster.plot import plot
+    from phalanx.cluster.plot_diagnostics import plot_diagnostics
     from phalanx.cluster.render import require_picture_path
 
+    if metric is not None and diagnostics:
+        raise UserError("--metric and --diagnostics exclude each other: --diagnostics draws all figures of the learner")
     require_picture_path(out, (".png", ".pdf", ".svg"), "--out")
-    keys = plot(folders, out, metric)
+    keys = plot_diagnostics(folders, out) if diagnostics else plot(folders, out, metric)
     print(f"{out}: {', '.join(keys)}")
     return 0
 

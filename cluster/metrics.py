@@ -43,6 +43,35 @@ EVAL_ENV_STEPS = "eval/env_steps"
 RESTARTS = "cluster/actor_restarts"
 EPISODES_LOST = "cluster/episodes_lost"
 
+# What diagnostics say of the learner's networks, `train/<name>` in a row (docs/diagnostics.md has the formulas).
+FIGURES = {
+    "q_start_mean": "Q_tot at the first step, of the actions taken",
+    "mc_return_mean": "discounted return of the same episodes",
+    "overestimation": "the first minus the second",
+    "overestimation_relative": "the same, in units of return_scale",
+    "return_scale": "the largest value that one of the episodes could stand for",
+    "td_error_abs_mean": "mean size of Q_tot minus target",
+    "td_error_p10": "Q_tot minus target: one in ten is below",
+    "td_error_p50": "its median",
+    "td_error_p90": "one in ten is above",
+    "dqtot_dqi_mean": "∂Q_tot/∂Q_i: what an agent's value counts for",
+    "dqtot_dqi_p10": "one in ten is below",
+    "dqtot_dqi_p50": "its median",
+    "dqtot_dqi_p90": "one in ten is above",
+    "bias_gain_mean": "Σ_i (∂Q_tot/∂Q_i)²: how much of a target's bias comes back",
+    "mixing_w1": "L1 norm of the generated W1",
+    "mixing_w2": "L1 norm of the generated w2",
+    "mixing_b1": "L1 norm of the generated b1",
+    "mixing_v": "size of the generated V(s)",
+    "agents_spread": "standard deviation of chosen values over the agent networks",
+    "mixers_spread": "standard deviation of Q_tot over the mixers",
+    "target_spread": "standard deviation of what the target's minimum is taken over",
+    "argmax_agreement": "share of pairs of agent networks that choose the same action",
+    "dead_units": "share of the first layer's units that no input activates",
+    "snd": "share of pairs of agents that would act differently in each other's place",
+    "agent_gradient_cosine": "mean cosine between the agents' gradients; below 0 they disagree",
+}
+
 
 class EpisodeStatistics(Protocol):
     """The outcome of M ended episodes: what chunks of rollout and evaluation results have in common."""

@@ -23,8 +23,8 @@ from phalanx.configs.errors import UserError
 
 Series = npt.NDArray[np.float64]
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-_MARKERS = "osD^vPX*"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = "osD^vPX*"
 _RESAMPLES = 2000
 _GRID_POINTS = 200
 _MOST_PANELS = 3
@@ -116,11 +116,16 @@ def lines_of(runs: Sequence[Curves], key: str) -> list[Line]:
         names = ", ".join(str(run.path) for run in runs)
         has = f"it has {', '.join(known)}" if known else "there are no metrics yet: wait for the first report"
         raise UserError(f"no run among {names} has the metric {key}; {has}")
+    return [line_of(name, members, key) for name, members in grouped(having)]
+
+
+def grouped(runs: Sequence[Curves]) -> list[tuple[str, list[Curves]]]:
+    """Runs that differ by their seed alone together, under names that tell the groups apart."""
     groups: dict[str, list[Curves]] = {}
-    for run in having:
+    for run in runs:
         groups.setdefault(run.group_key, []).append(run)
     labels = _labels([members[0] for members in groups.values()])
-    return [_line(name, members, key) for name, members in zip(labels, groups.values(), strict=True)]
+    return list(zip(labels, groups.values(), strict=True))
 
 
 def interquartile_mean(values: Series) -> Series:
@@ -145,7 +150,9 @@ def bootstrap(values: Series, robust: bool) -> tuple[Series, Series]:
     return low, high
 
 
-def _line(name: str, members: Sequence[Curves], key: str) -> Line:
+def line_of(name: str, members: Sequence[Curves], key: str) -> Line:
+    """One group's line: of its only run, with an interval over evaluation episodes where it has them, or the mean
+    (from three seeds on the interquartile mean) with an interval over seeds. Every member has the metric."""
     if len(members) == 1:
         env_steps, values = members[0].series[key]
         episodes = members[0].episodes.get(key, {})
@@ -246,7 +253,7 @@ def _draw(panels: Mapping[str, Sequence[Line]], runs: Sequence[Curves], out: Pat
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         if any(len(lines) > 1 or "seeds)" in lines[0].label for lines in panels.values()):
             axes[0].legend(loc="best", fontsize=10)
-        figure.suptitle(_title(runs), fontsize=13, x=0.01, ha="left")
+        figure.suptitle(title_of(runs), fontsize=13, x=0.01, ha="left")
         footnote = _footnote([line for lines in panels.values() for line in lines])
         if footnote:
             figure.supxlabel(footnote, fontsize=8.5, color="#666666", x=0.995, ha="right")
@@ -255,7 +262,7 @@ def _draw(panels: Mapping[str, Sequence[Line]], runs: Sequence[Curves], out: Pat
 
 def _draw_panel(axis: Any, key: str, lines: Sequence[Line]) -> None:
     for index, line in enumerate(lines):
-        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         every = max(1, len(line.env_steps) // 15)
         axis.plot(
             line.env_steps, line.middle, color=colour, marker=marker, markevery=every, ms=4, lw=2, label=line.label
@@ -280,7 +287,8 @@ def _axis_name(key: str) -> str:
     return f"{name.replace('_', ' ')} ({area})"
 
 
-def _title(runs: Sequence[Curves]) -> str:
+def title_of(runs: Sequence[Curves]) -> str:
+    """What the picture is about."""
     envs = sorted({str((run.settings.get("env") or {}).get("name", "")) for run in runs} - {""})
     names = sorted({_algorithm(run) for run in runs} - {""})
     if len(envs) != 1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from phalanx.cluster import metrics
 from phalanx.configs.settings import RunSettings
@@ -18,6 +19,9 @@ Q_EXPLOSION = "q_explosion"
 COLLAPSED_COORDINATION = "collapsed_coordination"
 VOLATILE_MINIMUM = "volatile_minimum"
 SIGNATURES = (Q_EXPLOSION, COLLAPSED_COORDINATION, VOLATILE_MINIMUM)
+
+_TOLD = ("q_start_mean", "mc_return_mean", "dqtot_dqi_mean", "target_spread", "td_error_abs_mean")
+_ALPHA = "algorithm.regulariser.alpha"
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,16 @@ class Watch:
         shown = signatures(row, self.thresholds, scale=self._scale)
         if Q_EXPLOSION in shown:
             shown[Q_EXPLOSION] &= not gap <= self.thresholds.explosion_growth * abs(self._first_gap)
-        if not self._has_learned(int(row.get(metrics.UPDATES, 0))):
+        if not has_learned(self.run, int(row.get(metrics.UPDATES, 0)), self.thresholds):
             return dict.fromkeys(shown, False)
         return shown
 
-    def _has_learned(self, updates: int) -> bool:
-        between = int(getattr(self.run.algorithm, "target_update_updates", 0))
-        return updates >= max(self.thresholds.min_updates, self.thresholds.min_target_copies * between)
+
+def has_learned(run: RunSettings, updates: int, thresholds: Thresholds = Thresholds()) -> bool:
+    """Whether the networks have seen enough updates for their figures to mean something."""
+    copies = getattr(run.algorithm, "target_update", "hard") == "hard"
+    between = int(getattr(run.algorithm, "target_update_updates", 0)) if copies else 0
+    return updates >= max(thresholds.min_updates, thresholds.min_target_copies * between)
 
 
 def signatures(
@@ -111,42 +118,42 @@ def signatures(
 
 def sentence(name: str, row: Mapping[str, float | int], run: RunSettings) -> str:
     """What the signature means in this row, and which settings to change."""
+    figures = {key: f"{float(row.get(f'train/{key}', math.nan)):.3g}" for key in _TOLD}
+    tell = {Q_EXPLOSION: _explosion, COLLAPSED_COORDINATION: _collapse, VOLATILE_MINIMUM: _volatility}[name]
+    return f"{name}: {tell(figures, run.algorithm, 'train/mixing_w1' in row)}"
 
-    def value(figure: str) -> str:
-        return f"{float(row.get(f'train/{figure}', math.nan)):.3g}"
 
-    algorithm = run.algorithm
-    ensemble, regulariser = getattr(algorithm, "ensemble", None), getattr(algorithm, "regulariser", None)
-    alpha = None if regulariser is None else regulariser.alpha
-    if name == Q_EXPLOSION:
-        seen = (
-            f"values run away: at the start of episodes Q_tot is {value('q_start_mean')}, the return that followed"
-            f" {value('mc_return_mean')}"
-        )
-        if ensemble is None or not _has_mixing_weights(row):
-            return f"{name}: {seen}; choose a method against overestimation, such as algorithm.name=demar"
-        members = f"{ensemble.agents} and {ensemble.mixers}"
-        return (
-            f"{name}: {seen}; raise algorithm.regulariser.alpha (now {alpha:g}), or algorithm.ensemble.agents and"
-            f" algorithm.ensemble.mixers with their subsets (now {members})"
-        )
-    if name == COLLAPSED_COORDINATION:
-        seen = f"the agents' values hardly enter Q_tot: ∂Q_tot/∂Q_i is {value('dqtot_dqi_mean')} on average"
-        if not alpha:
-            return f"{name}: {seen}; the mixing weights vanished without a regulariser: lower algorithm.lr"
-        return f"{name}: {seen}; lower algorithm.regulariser.alpha (now {alpha:g})"
+def _explosion(figures: Mapping[str, str], algorithm: Any, mixes: bool) -> str:
+    seen = (
+        f"values run away: at the start of episodes Q_tot is {figures['q_start_mean']}, the return that followed"
+        f" {figures['mc_return_mean']}"
+    )
+    ensemble = getattr(algorithm, "ensemble", None)
+    if ensemble is None or not mixes:
+        return f"{seen}; choose a method against overestimation, such as algorithm.name=demar"
+    return (
+        f"{seen}; raise {_ALPHA} (now {algorithm.regulariser.alpha:g}), or algorithm.ensemble.agents and"
+        f" algorithm.ensemble.mixers with their subsets (now {ensemble.agents} and {ensemble.mixers})"
+    )
+
+
+def _collapse(figures: Mapping[str, str], algorithm: Any, mixes: bool) -> str:
+    alpha = getattr(getattr(algorithm, "regulariser", None), "alpha", 0.0)
+    advice = f"lower {_ALPHA} (now {alpha:g})" if alpha else "they vanished without a regulariser: lower algorithm.lr"
+    return f"the agents' values hardly enter Q_tot: ∂Q_tot/∂Q_i is {figures['dqtot_dqi_mean']} on average; {advice}"
+
+
+def _volatility(figures: Mapping[str, str], algorithm: Any, mixes: bool) -> str:
+    ensemble = algorithm.ensemble  # without one there is no spread
     drawn = [
         f"algorithm.ensemble.{kind}_subset (now {getattr(ensemble, f'{kind}_subset')} of {getattr(ensemble, kind)})"
         for kind in ("agents", "mixers")
-        if getattr(ensemble, f"{kind}_subset", None) not in (None, getattr(ensemble, kind, None))
+        if getattr(ensemble, f"{kind}_subset") not in (None, getattr(ensemble, kind))
     ]
-    seen = (
-        f"what the target's minimum is taken over disagrees by {value('target_spread')}, with TD errors of"
-        f" {value('td_error_abs_mean')}"
-    )
     advice = f"raise {' and '.join(drawn)}, so that less depends on the draw" if drawn else "lower algorithm.lr"
-    return f"{name}: {seen}; {advice}, or raise algorithm.regulariser.alpha (now {alpha or 0:g})"
-
-
-def _has_mixing_weights(row: Mapping[str, float | int]) -> bool:
-    return "train/mixing_w1" in row
+    if mixes:
+        advice += f", or raise {_ALPHA} (now {algorithm.regulariser.alpha:g})"
+    return (
+        f"what the target is the minimum of disagrees by {figures['target_spread']}, with TD errors of"
+        f" {figures['td_error_abs_mean']}; {advice}"
+    )
