@@ -20,11 +20,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from phalanx.algorithms.base import Algorithm, Capabilities, Metrics, TensorBatch, Weights
-from phalanx.algorithms.common.agents import RecurrentAgents, agent_inputs
+from phalanx.algorithms.common.agents import agent_inputs
 from phalanx.algorithms.common.diagnostics import value_diagnostics
 from phalanx.algorithms.common.ensembles import draw_members
 from phalanx.algorithms.common.losses import episode_errors, masked_mean, weighted_huber_error, weighted_squared_error
 from phalanx.algorithms.common.mixers import Mixer, MixingWeights, QMixer
+from phalanx.algorithms.common.networks.base import AgentNetworks
+from phalanx.algorithms.common.networks.build import make_agent_networks
 from phalanx.algorithms.common.policy import ValuePolicy
 from phalanx.algorithms.common.targets import (
     lambda_target,
@@ -172,9 +174,8 @@ class ValueMixing(Algorithm):
         self.members_drawn = (ensemble.agents_subset or ensemble.agents, ensemble.mixers_subset or ensemble.mixers)
 
     @staticmethod
-    def make_agents(spec: TeamSpec, settings: Any, networks: NetworkSettings) -> RecurrentAgents:
-        inputs = spec.obs_dim + spec.n_actions + spec.n_agents
-        return RecurrentAgents(settings.ensemble.agents, inputs, networks.agent.hidden, spec.n_actions)
+    def make_agents(spec: TeamSpec, settings: Any, networks: NetworkSettings) -> AgentNetworks:
+        return make_agent_networks(spec, settings.ensemble.agents, networks.agent)
 
     def make_mixer(self, members: int) -> Mixer:
         mixer = self.networks.mixer

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from phalanx.algorithms.common.agents import RecurrentAgents
 from phalanx.algorithms.common.mixers import CentralAttention, CentralFeedForward, MixingWeights
+from phalanx.algorithms.common.networks.build import make_agent_networks
 from phalanx.algorithms.common.targets import take
 from phalanx.algorithms.value_mixing import Prepared, Terms, ValueMixing, ValueMixingSettings, frozen_copy
 from phalanx.configs.base import Settings
@@ -65,8 +65,7 @@ class WeightedQMIX(ValueMixing):
         super().__init__(spec, settings, networks)
         self.has_central = self.settings.central.mixer != "none"
         if self.has_central:
-            inputs = spec.obs_dim + spec.n_actions + spec.n_agents
-            self.central_agents = RecurrentAgents(1, inputs, networks.agent.hidden, spec.n_actions)
+            self.central_agents = make_agent_networks(spec, 1, networks.agent)
             self.central_mixer = self._make_central_mixer()
             self.target_central_agents = frozen_copy(self.central_agents)
             self.target_central_mixer = frozen_copy(self.central_mixer)

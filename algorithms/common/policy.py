@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from phalanx.algorithms.base import Policy
-from phalanx.algorithms.common.agents import RecurrentAgents
+from phalanx.algorithms.common.networks.base import AgentNetworks, Layers
 from phalanx.algorithms.common.targets import mask_unavailable
 from phalanx.envs.team import Bools, Floats, TeamSpec
 
 
 @dataclass
 class RecurrentState:
-    """hidden: [K, E·N, H]; inputs: [E, N, O+A+N], of which the last actions and ids are kept between steps."""
+    """hidden: [K, E·N, …], the networks' memory; inputs: [E, N, O+A+N], of which last actions and ids are kept."""
 
     hidden: Tensor
     inputs: Tensor
@@ -28,24 +28,29 @@ class RecurrentState:
 class ValuePolicy(Policy):
     """Greedy in Q̄ = mean over the K agent networks, random with probability ε per agent."""
 
-    def __init__(self, spec: TeamSpec, agents: RecurrentAgents) -> None:
+    def __init__(self, spec: TeamSpec, agents: AgentNetworks) -> None:
         self.spec = spec
         self.agents = agents.requires_grad_(False)
+        self._layers: Layers | None = None  # generated or gathered once for all steps with the same weights
+        self._first = agents.initial_state(1)  # [K, 1, …]
         self._zeros_at_start = slice(spec.obs_dim, spec.obs_dim + spec.n_actions)
 
     def load_weights(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
         self.agents.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+        self._layers = None
 
     def initial_state(self, num_envs: int) -> RecurrentState:
         n, a = self.spec.n_agents, self.spec.n_actions
         inputs = torch.zeros(num_envs, n, self.spec.obs_dim + a + n)
         inputs[..., self.spec.obs_dim + a :] = torch.eye(n)
-        return RecurrentState(torch.zeros(self.agents.members, num_envs * n, self.agents.hidden), inputs)
+        return RecurrentState(self.agents.initial_state(num_envs * n), inputs)
 
     @torch.inference_mode()
     def reset_rows(self, state: RecurrentState, rows: npt.NDArray[Any]) -> None:
         index = torch.from_numpy(np.atleast_1d(rows))
-        state.hidden.view(self.agents.members, -1, self.spec.n_agents, self.agents.hidden)[:, index] = 0
+        rows_of = (self.agents.members, -1, self.spec.n_agents, *self.agents.state_shape)
+        if state.hidden.numel():
+            state.hidden.view(rows_of)[:, index] = self._first.unsqueeze(1)
         state.inputs[index, :, self._zeros_at_start] = 0
 
     @torch.inference_mode()
@@ -54,7 +59,9 @@ class ValuePolicy(Policy):
     ) -> npt.NDArray[np.int64]:
         envs, n = obs.shape[:2]
         state.inputs[..., : self.spec.obs_dim] = torch.from_numpy(obs)
-        values, state.hidden = self.agents.step(state.inputs.view(envs * n, -1), state.hidden)
+        if self._layers is None:
+            self._layers = self.agents.chosen()
+        values, state.hidden = self.agents.step(state.inputs.view(envs * n, -1), state.hidden, self._layers)
         mean = values[0] if self.agents.members == 1 else values.mean(0)
         greedy = mask_unavailable(mean.view(envs, n, -1), torch.from_numpy(avail)).argmax(-1)
         actions = explore(greedy.numpy(), avail, rng, epsilon)

@@ -1,0 +1,108 @@
+"""ATM (Yang et al., NeurIPS 2022): a transformer over entities, actions and a memory of the last states, in which each
+action's value is read from the token that it is bound to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from phalanx.algorithms.common.linear import affine
+from phalanx.algorithms.common.networks.attention import attend, normalised_together, project
+from phalanx.algorithms.common.networks.base import AgentNetworks, Layers
+from phalanx.algorithms.common.networks.entities import EntityLayout, EntityReader
+from phalanx.algorithms.common.networks.view import AgentView
+
+
+class ATMAgents(AgentNetworks):
+    """Tokens: one for each basic action (the agent's own features and the action's one-hot number, zeros for the first
+    action), enemies, allies, objects, and the memory's slots (with the slot's one-hot number).
+
+    One layer: x = LN(x + attention(x)), x = LN(x + MLP(x)), where LN is over tokens and features. Q of an action is one
+    Linear of the token bound to it: its own, or that of the enemy that it is aimed at. The newest slot becomes
+    tanh(Linear(mean of the basic actions' tokens)), the oldest is dropped. Slots begin as unit vectors.
+    """
+
+    def __init__(
+        self,
+        members: int,
+        inputs: int,
+        hidden: int,
+        actions: int,
+        layout: EntityLayout,
+        heads: int,
+        slots: int,
+        view: AgentView | None = None,
+    ) -> None:
+        super().__init__(members, hidden, actions, view)
+        self.reader, self.layout, self.heads, self.slots = EntityReader(layout), layout, heads, slots
+        self.state_shape = (slots, hidden)
+        self._basic, self._aimed = len(layout.basic), len(layout.aimed)
+        self.add_linear("embed_own", len(layout.own) + self._basic - 1, hidden)
+        for kind in layout.kinds:
+            self.add_linear(f"embed_{kind}", layout.size(kind), hidden)
+        self.add_linear("embed_memory", hidden + slots, hidden)
+        self.add_linear("queries_keys_values", hidden, 3 * hidden)
+        self.add_linear("unify", hidden, hidden)
+        self.add_norm("norm_attention")
+        self.add_linear("widen", hidden, hidden)
+        self.add_linear("narrow", hidden, hidden)
+        self.add_norm("norm")
+        self.add_linear("head", hidden, 1)
+        self.add_linear("remember", hidden, hidden)
+
+    def first_state(self, rows: int) -> Tensor:
+        anything = next(self.parameters())
+        unit = torch.eye(self.slots, self.hidden, dtype=anything.dtype, device=anything.device)
+        return unit.expand(rows, self.slots, self.hidden)
+
+    def unroll(self, x: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
+        tokens = self._embedded(x, layers)  # [S, T, M, n, H]
+        # What the memory has no part in, for all steps at once.
+        projected = project(tokens, layers["queries_keys_values"])
+        slots: tuple[Tensor, ...] = self.first_state(x.shape[2]).expand(len(tokens), -1, -1, -1).unbind(2)
+        bound, known = [], []
+        for seen, qkv in zip(tokens.unbind(1), projected.unbind(1), strict=True):
+            kept, newest = self._through(torch.stack(slots, 2), seen, qkv, layers)
+            slots = (newest, *slots[:-1])
+            bound.append(kept)
+            known.append(newest)
+        return self._values(torch.stack(bound, 1), layers), torch.stack(known, 1)
+
+    def advance(self, x: Tensor, state: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
+        tokens = self._embedded(x, layers)
+        kept, newest = self._through(state, tokens, project(tokens, layers["queries_keys_values"]), layers)
+        return self._values(kept, layers), torch.cat([newest.unsqueeze(2), state[:, :, :-1]], 2)
+
+    def _embedded(self, x: Tensor, layers: Layers) -> Tensor:
+        """x: [S, …, I]. Returns all tokens but the memory's, [S, …, n, H]."""
+        own = self.reader.own(x)
+        weight, bias = layers["embed_own"]
+        size = own.shape[-1]
+        common = project(own, (weight[..., :size], bias)).unsqueeze(-2)  # the same for every action, but its number
+        number = torch.nn.functional.pad(weight[..., size:].transpose(1, 2), (0, 0, 1, 0))  # [S, basic, H]
+        tokens = [common + number.view(-1, *(1,) * (x.dim() - 2), self._basic, self.hidden)]
+        for kind in self.layout.kinds:
+            tokens.append(project(self.reader.entities(x, kind), layers[f"embed_{kind}"]))
+        return torch.cat(tokens, -2)
+
+    def _through(self, slots: Tensor, tokens: Tensor, projected: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
+        """One step. slots: [S, M, slots, H]; tokens, projected: [S, M, n, …]. Returns the bound tokens, [S, M, bound,
+        H], and the newest slot, [S, M, H]."""
+        weight, bias = layers["embed_memory"]
+        number = weight[..., self.hidden :].transpose(1, 2) + bias.unsqueeze(1)  # [S, slots, H]
+        nothing = torch.zeros_like(bias)
+        memory = project(slots, (weight[..., : self.hidden], nothing)) + number.unsqueeze(1)
+        x = torch.cat([tokens, memory], 2)
+        projected = torch.cat([projected, project(memory, layers["queries_keys_values"])], 2)
+        queries, keys, values = projected.chunk(3, -1)
+        mixed = project(attend(queries, keys, values, self.heads), layers["unify"])
+        x = normalised_together(x + mixed, layers["norm_attention"])
+        wide = torch.relu(project(x, layers["widen"]))
+        x = normalised_together(x + project(wide, layers["narrow"]), layers["norm"])
+        newest = torch.tanh(affine(x[:, :, : self._basic].mean(2), *layers["remember"]))
+        return x[:, :, : self._basic + self._aimed], newest
+
+    def _values(self, bound: Tensor, layers: Layers) -> Tensor:
+        """bound: [S, …, basic actions | enemies, H]. Returns [S, …, A]."""
+        values = project(bound, layers["head"]).squeeze(-1)
+        return self.reader.ordered(values[..., : self._basic], values[..., self._basic :])
