@@ -21,6 +21,14 @@ ALGORITHMS: dict[str, str] = {
     "ow_qmix": "phalanx.algorithms.ow_qmix:OWQMIX",
     "cw_qmix": "phalanx.algorithms.cw_qmix:CWQMIX",
     "demar": "phalanx.algorithms.demar:DEMAR",
+    "res": "phalanx.algorithms.res:RES",
+    "s_qmix": "phalanx.algorithms.res:RES",
+    "re_qmix": "phalanx.algorithms.res:RES",
+    "td3_qmix": "phalanx.algorithms.td3_qmix:TD3QMIX",
+    "wcu_qmix": "phalanx.algorithms.wcu_qmix:WCUQMIX",
+    "sm2_qmix": "phalanx.algorithms.sm2_qmix:SM2QMIX",
+    "sub_avg_qmix": "phalanx.algorithms.sub_avg_qmix:SubAvgQMIX",
+    "qtran_base": "phalanx.algorithms.qtran_base:QTRANBase",
 }
 
 

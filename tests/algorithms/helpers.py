@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import torch
@@ -18,7 +18,9 @@ from phalanx.configs.settings import NetworkSettings
 from phalanx.envs.team import TeamSpec
 
 NAMES = tuple(ALGORITHMS)
-MIXING = tuple(name for name in NAMES if name not in ("vdn", "iql"))
+UNMIXED = ("vdn", "iql", "qtran_base")  # without mixing weights that depend on the state
+STATELESS = ("vdn", "iql")
+MIXING = tuple(name for name in NAMES if name not in UNMIXED)
 NETWORKS = NetworkSettings.model_validate({"agent": {"hidden": 6}, "mixer": {"embed": 4, "hypernet": 5}})
 SPEC = TeamSpec(
     env_name="nowhere",
@@ -46,6 +48,12 @@ def build(name: str, *, seed: int = 0, spec: TeamSpec = SPEC, **settings: Any) -
             parameter.data.uniform_(-0.8, 0.8)
     assert isinstance(algorithm, ValueMixing)
     return algorithm
+
+
+def allowed_double_q(name: str) -> tuple[bool, ...]:
+    """The values of `double_q` that the method takes."""
+    kind = algorithm_class(name).Settings.model_fields["double_q"].annotation
+    return get_args(kind) if get_origin(kind) is Literal else (True, False)
 
 
 def random_batch(seed: int, lengths: Sequence[int], spec: TeamSpec = SPEC, steps: int | None = None) -> EpisodeBatch:

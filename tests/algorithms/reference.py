@@ -13,16 +13,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tests.algorithms import reference_methods as methods
+from tests.algorithms.reference_networks import Parameters, agent_net, mix, mix_centrally, pick, valid_steps
+
 IMPOSSIBLE = -9999999.0
-Parameters = dict[str, Tensor]
 Arrays = dict[str, npt.NDArray[Any]]
+
+
+MIXERS = {"vdn": "vdn", "demar": "eqmix", "td3": "eqmix", "wcu": "eqmix", "qtran": "qtran_base"}
 
 
 @dataclass
 class Case:
     """One file to be made: sizes, method and how its padding looks."""
 
-    method: str  # qmix, vdn, td3, demar, ow or cw
+    method: str  # qmix, vdn, td3, wcu, res, sm2, qtran, demar, ow or cw
     seed: int = 0
     agents: int = 3
     actions: int = 4
@@ -43,6 +48,13 @@ class Case:
     weight: float = 0.3  # of transitions that are not favoured
     central: str = "ff"
     width: int = 6
+    beta: float = 0.5  # of the softmax of RES
+    penalty: float = 0.2  # λ of RES
+    phi: float = 0.7  # of WCU
+    sm2_alpha: float = 0.9
+    sm2_omega: float = 0.6
+    opt: float = 0.8  # of QTRAN
+    nopt: float = 0.3
     gamma: float = 0.97
     lr: float = 7e-4
     clip: float = 3.0
@@ -63,10 +75,16 @@ class Case:
             "double_q": self.double_q, "lr": self.lr, "optim_alpha": self.smoothing, "optim_eps": self.eps,
             "grad_norm_clip": self.clip, "rnn_hidden_dim": self.hidden, "mixing_embed_dim": self.embed,
             "hypernet_embed": self.hypernet, "hypernet_layers": 2, "obs_agent_id": True, "obs_last_action": True,
-            "mixer": {"vdn": "vdn", "demar": "eqmix", "td3": "eqmix"}.get(self.method, "qmix"),
+            "mixer": MIXERS.get(self.method, "qmix"),
         }  # fmt: skip
-        if self.method == "td3":
-            hp |= {"mixer_N": self.mixers, "wcu": False, "wcu_phi": 0.75}
+        if self.method in ("td3", "wcu"):
+            hp |= {"mixer_N": self.mixers, "wcu": self.method == "wcu", "wcu_phi": self.phi}
+        if self.method == "res":
+            hp |= {"res": True, "res_beta": self.beta, "res_lambda": self.penalty}
+        if self.method == "sm2":
+            hp |= {"sm2_alpha": self.sm2_alpha, "sm2_omega": self.sm2_omega}
+        if self.method == "qtran":
+            hp |= {"opt_loss": self.opt, "nopt_min_loss": self.nopt}
         if self.method == "demar":
             hp |= {"agent_N": self.nets, "agent_M": self.nets_drawn, "mixer_N": self.mixers}
             hp |= {"mixer_M": self.mixers_drawn, "hyper_alpha": self.alpha, "red_lambda": 0.0, "v_reg": False}
@@ -133,9 +151,11 @@ def make_parameters(case: Case, rng: np.random.Generator) -> Arrays:
     wanted: dict[str, tuple[tuple[int, ...], float]] = {}
     for k in range(case.nets):
         wanted |= {f"agent/{f'k{k}.' if case.method == 'demar' else ''}{name}": x for name, x in agent.items()}
-    for m in range(case.mixers if case.method != "vdn" else 0):
-        prefix = f"h{m}." if case.method in ("demar", "td3") else ""
+    for m in range(case.mixers if case.method not in ("vdn", "qtran") else 0):
+        prefix = f"h{m}." if case.method in PREFIXED else ""
         wanted |= {f"mixer/{prefix}{name}": x for name, x in layers(mixer, 0.7).items()}
+    if case.method == "qtran":
+        wanted |= {f"mixer/{name}": x for name, x in layers(methods.qtran_shapes(case), 0.7).items()}
     if case.is_central:
         wanted |= {f"central_agent/{name}": x for name, x in agent.items()}
         central = layers(ff if case.central == "ff" else atten, 0.8)
@@ -147,72 +167,15 @@ def make_parameters(case: Case, rng: np.random.Generator) -> Arrays:
     }
 
 
-# -- networks ----------------------------------------------------------------------------------------------------------
-
-
-def linear(p: Parameters, name: str, x: Tensor) -> Tensor:
-    return x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
-
-
-def agent_net(p: Parameters, name: str, case: Case, batch: Parameters) -> tuple[Tensor, Tensor]:
-    """Values [B, T+1, N, A] and GRU states of one network, one step after the other from zeros."""
-    b, steps, n, _ = batch["obs"].shape
-    h = torch.zeros(b, n, case.hidden, dtype=torch.float64)
-    values, states = [], []
-    for t in range(steps):
-        last = torch.zeros(b, n, case.actions, dtype=torch.float64)
-        if t > 0:
-            last = torch.eye(case.actions, dtype=torch.float64)[batch["actions"][:, t - 1]]
-        ids = torch.eye(n, dtype=torch.float64).expand(b, n, n)
-        x = torch.relu(linear(p, f"{name}fc1", torch.cat([batch["obs"][:, t], last, ids], -1)))
-        from_input = x @ p[f"{name}gru.weight_ih"].T + p[f"{name}gru.bias_ih"]
-        from_state = h @ p[f"{name}gru.weight_hh"].T + p[f"{name}gru.bias_hh"]
-        ir, iz, inew = from_input.chunk(3, -1)
-        hr, hz, hnew = from_state.chunk(3, -1)
-        r, z = torch.sigmoid(ir + hr), torch.sigmoid(iz + hz)
-        h = (1 - z) * torch.tanh(inew + r * hnew) + z * h
-        values.append(linear(p, f"{name}fc2", h))
-        states.append(h)
-    return torch.stack(values, 1), torch.stack(states, 1)
-
-
-def mix(p: Parameters, name: str, q: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One QMIX mixer: Q_tot, V(s) and the L1 norm of what was generated, for q [..., N] and state [..., S]."""
-    n = q.shape[-1]
-    w1 = linear(p, f"{name}hyper_w1.2", torch.relu(linear(p, f"{name}hyper_w1.0", state))).abs()
-    w1 = w1.reshape(*q.shape, w1.shape[-1] // n)
-    wf = linear(p, f"{name}hyper_wf.2", torch.relu(linear(p, f"{name}hyper_wf.0", state))).abs()
-    b1 = linear(p, f"{name}hyper_b1", state)
-    v = linear(p, f"{name}V.2", torch.relu(linear(p, f"{name}V.0", state)))[..., 0]
-    hidden = torch.nn.functional.elu(torch.einsum("...n,...ne->...e", q, w1) + b1)
-    l1 = w1.abs().sum((-1, -2)) + wf.abs().sum(-1) + b1.abs().sum(-1) + v.abs()
-    return (hidden * wf).sum(-1) + v, v, l1
-
-
-def mix_centrally(p: Parameters, name: str, case: Case, q: Tensor, state: Tensor) -> Tensor:
-    v = linear(p, f"{name}V.2", torch.relu(linear(p, f"{name}V.0", state)))[..., 0]
-    if case.central == "ff":
-        x, layers = torch.cat([state, q], -1), (0, 2, 4, 6)
-    else:
-        scores = linear(p, f"{name}atten_layer.2", torch.relu(linear(p, f"{name}atten_layer.0", state)))
-        attention = torch.softmax(scores.reshape(*q.shape, case.width), -2)
-        x, layers = torch.einsum("...n,...nw->...w", q, attention), (0, 2, 4)
-    for layer in layers:
-        x = linear(p, f"{name}net.{layer}", x if layer == 0 else torch.relu(x))
-    return x[..., 0] + v
-
-
 # -- one update --------------------------------------------------------------------------------------------------------
-
-
-def pick(values: Tensor, actions: Tensor) -> Tensor:
-    return torch.gather(values, -1, actions[..., None])[..., 0]
 
 
 def forward(
     case: Case, p: Parameters, batch: Parameters, nets_drawn: list[int], mixers_drawn: list[int]
 ) -> tuple[Tensor, Parameters]:
     """The loss, and everything the format knows about it by the format's keys."""
+    if case.method == "qtran":
+        return methods.qtran(case, p, batch)
     out: Parameters = {}
     prefixed = case.method == "demar"
     names = [f"k{k}." if prefixed else "" for k in range(case.nets)]
@@ -227,11 +190,18 @@ def forward(
 
     chosen = pick(mean[:, :-1], batch["actions"][:, :-1])
     at_next = pick(minimum, greedy) if case.double_q else minimum.amax(-1)
+    if case.method == "sm2":
+        at_next = methods.soft_mellowmax(case, minimum, batch["avail"])
+        out["out/sm2_q"] = at_next[:, 1:]
     q_tot, v, target_v, per_mixer, l1 = mixed(case, p, batch, chosen, at_next)
     if case.is_central:
         central = central_values(case, p, batch, greedy)
         next_value = central["next"]
         out |= {f"out/q_central{key}": central[x] for key, x in CENTRAL_KEYS.items()}
+    elif case.method == "res":
+        found = methods.softmax_of_counterfactuals(case, p, batch, mean.detach(), minimum, greedy)
+        next_value = found.pop("value")
+        out |= found
     else:
         next_value = per_mixer[..., mixers_drawn].amin(-1)
     y = batch["reward"][:, :-1] + case.gamma * (1 - batch["terminated"][:, :-1].double()) * next_value
@@ -241,12 +211,18 @@ def forward(
     def over_valid(x: Tensor) -> Tensor:
         return (x * mask.reshape(*mask.shape, *[1] * (x.dim() - 2))).sum() / mask.sum() / max(1, x[0, 0].numel())
 
-    if case.is_central:
+    if case.method == "wcu":
+        out |= methods.weighted_critics(case, q_tot, y, over_valid)
+        total = (out["loss/td_0"] + out["loss/td_1"]) / 2
+    elif case.is_central:
         out |= weighted(case, batch, greedy, error, central, y, over_valid)
         total = out["loss/qmix"] + out["loss/central"]
     else:
         out["loss/td"] = over_valid(error**2)
         total = out["loss/td"]
+    if case.method == "res":
+        out["loss/mc"] = over_valid((q_tot[..., 0] - batch["mc_return"][:, :-1]) ** 2)
+        total = total + case.penalty * out["loss/mc"]
     if prefixed:
         out |= {"loss/reg": l1.mean(), "log/hyper_loss": l1.mean(), "out/v": v, "out/target_v": target_v}
         out |= {"out/q_online_mean": mean, "out/q_target_min_masked": minimum[:, 1:]}
@@ -254,7 +230,7 @@ def forward(
         for key, x in DEMAR_LOGS.items():
             out[f"log/{key}"] = over_valid(chosen if x is None else out[f"out/{x}"]) / case.agents
         total = total + case.alpha * l1.mean()
-    if case.method in ("demar", "td3"):
+    if case.method in PREFIXED:
         out["out/next_target_per_mixer"] = per_mixer
     states = [state for _, state in online]
     out |= {
@@ -265,17 +241,11 @@ def forward(
         "out/mask": mask, "out/y": y, "out/next_target": next_value, "loss/total": total, "log/loss": total,
         "out/q_tot": q_tot if case.mixers > 1 else q_tot[..., 0],
         "out/td_error": error if case.mixers > 1 else error[..., 0],
-        "log/td_error_abs": over_valid(error.abs()), "log/target_mean": over_valid(y) / case.agents,
-        "log/q_taken_mean": over_valid(q_tot) / case.agents,
+        "log/td_error_abs": over_valid(out.get("mean_error", error).abs()),
+        "log/target_mean": over_valid(y) / case.agents, "log/q_taken_mean": over_valid(q_tot) / case.agents,
     }  # fmt: skip
+    out.pop("mean_error", None)
     return total, out
-
-
-def valid_steps(case: Case, batch: Parameters) -> Tensor:
-    mask = batch["filled"][:, :-1].double().clone()
-    for t in range(1, case.steps):
-        mask[:, t] *= 1 - batch["terminated"][:, t - 1].double()
-    return mask
 
 
 DEMAR_LOGS = {
@@ -284,6 +254,7 @@ DEMAR_LOGS = {
     "qtot_qi_gradient": "dqtotsum_dqi",
     "agent_utility": None,
 }
+PREFIXED = ("demar", "td3", "wcu")
 CENTRAL_KEYS = {"_online": "online", "_target": "target", "": "chosen"}
 
 
@@ -292,7 +263,7 @@ def mixed(case: Case, p: Parameters, batch: Parameters, chosen: Tensor, at_next:
     if case.method == "vdn":
         zero = torch.zeros_like(chosen[..., :1])
         return chosen.sum(-1, keepdim=True), zero, zero, at_next[:, 1:].sum(-1, keepdim=True), zero
-    names = [f"h{m}." if case.method in ("demar", "td3") else "" for m in range(case.mixers)]
+    names = [f"h{m}." if case.method in PREFIXED else "" for m in range(case.mixers)]
     now = [mix(p, f"mixer/{name}", chosen, batch["state"][:, :-1]) for name in names]
     after = [mix(p, f"target_mixer/{name}", at_next[:, 1:], batch["state"][:, 1:]) for name in names]
     q_tot, v, l1 = (torch.stack([x[i] for x in now], -1) for i in range(3))
@@ -341,6 +312,8 @@ def make_file(case: Case, path: Path) -> Arrays:
     data: Arrays = make_parameters(case, rng)
     trained = [name for name in data if not name.startswith("target_")]
     data |= {f"batch/{name}": array for name, array in make_batch(case, rng).items()}
+    if case.method == "res":
+        data["batch/mc_return"] = methods.returns(case, data["batch/reward"])
     batch = {name[6:]: torch.from_numpy(array) for name, array in data.items() if name.startswith("batch/")}
     batch |= {name: batch[name].double() for name in ("obs", "state", "reward")}
     p = {name: torch.from_numpy(array).double() for name, array in data.items() if not name.startswith("batch/")}

@@ -15,9 +15,9 @@ from phalanx.algorithms.common.losses import masked_mean, weighted_squared_error
 from phalanx.algorithms.common.mixers import QMixer, mixing_gradient
 from phalanx.algorithms.common.targets import mask_unavailable, one_step_target, take, transition_mask
 from tests.algorithms.helpers import (
-    MIXING,
     NAMES,
     SPEC,
+    STATELESS,
     assert_same,
     build,
     doubles,
@@ -239,8 +239,8 @@ def test_greedy_is_the_best_available(seed: int, shape: list[int]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_mixing_needs_a_state_and_summing_does_not(name: str) -> None:
-    assert build(name).capabilities.needs_state == (name in MIXING)
-    spec = SPEC if name in MIXING else replace(SPEC, state_dim=0)
+    assert build(name).capabilities.needs_state == (name not in STATELESS)
+    spec = replace(SPEC, state_dim=0) if name in STATELESS else SPEC
     algorithm, batch = build(name, spec=spec), doubles(random_batch(0, [3, 2], spec))
     loss, metrics = algorithm.loss(algorithm.prepare(batch, np.random.default_rng(0)))
     assert loss.isfinite()

@@ -34,7 +34,8 @@ def case_of(hp: Mapping[str, Any]) -> str:
         return "res"
     if "sm2_alpha" in hp:
         return "sm2_qmix"
-    return {"qtran_base": "qtran", "vdn": "vdn", "qmix": "qmix"}.get(hp.get("mixer", ""), "unknown")
+    mixer = str(hp.get("mixer"))
+    return mixer if mixer in ("qtran_base", "vdn", "qmix") else "unknown"
 
 
 def build(hp: Mapping[str, Any], data: Arrays, dtype: torch.dtype) -> ValueMixing:
@@ -42,10 +43,37 @@ def build(hp: Mapping[str, Any], data: Arrays, dtype: torch.dtype) -> ValueMixin
     case = case_of(hp)
     settings: dict[str, Any] = {"double_q": bool(hp.get("double_q", True)), "gamma": float(hp["gamma"])}
     settings |= {"lr": float(hp["lr"]), "grad_norm_clip": float(hp["grad_norm_clip"])}
-    if case == "td3_qmix":  # two mixers, the minimum of both: a configuration of the core
-        case, settings["ensemble"] = "qmix", {"mixers": int(hp["mixer_N"])}
     if case not in ALGORITHMS:
         raise NotThereYet(case)
+    settings |= _own_settings(case, hp)
+    kind = algorithm_class(case)
+    networks = NetworkSettings.model_validate(
+        {
+            "agent": {"hidden": int(hp["rnn_hidden_dim"])},
+            "mixer": {"embed": int(hp["mixing_embed_dim"]), "hypernet": int(hp.get("hypernet_embed", 64))},
+        }
+    )
+    algorithm = kind(team_spec(data), kind.Settings.model_validate({"name": case, **settings}), networks)
+    assert isinstance(algorithm, ValueMixing)
+    return algorithm.to(dtype)
+
+
+def _own_settings(case: str, hp: Mapping[str, Any]) -> dict[str, Any]:
+    """What only the method's own `hp` say."""
+    settings: dict[str, Any] = {}
+    if case in ("td3_qmix", "wcu_qmix"):
+        settings["ensemble"] = {"mixers": int(hp.get("mixer_N", 2))}
+    if case == "wcu_qmix":
+        settings["phi"] = float(hp["wcu_phi"])
+    if case == "res":  # the authors keep unavailable actions
+        settings |= {"softmax_beta": float(hp["res_beta"]), "softmax_over": "all"}
+        settings["penalty_lambda"] = float(hp["res_lambda"])
+    if case == "sm2_qmix":
+        settings |= {"sm2_alpha": float(hp["sm2_alpha"]), "sm2_omega": float(hp["sm2_omega"])}
+        settings["double_q"] = False  # whatever hp says
+    if case == "qtran_base":
+        settings |= {"opt_weight": float(hp["opt_loss"]), "nopt_weight": float(hp["nopt_min_loss"])}
+        settings["joint_embed"] = int(hp["mixing_embed_dim"])
     if case == "demar":
         settings["ensemble"] = {
             "agents": int(hp["agent_N"]),
@@ -59,16 +87,7 @@ def build(hp: Mapping[str, Any], data: Arrays, dtype: torch.dtype) -> ValueMixin
             raise ValueError("qmix_loss and central_loss other than 1: ours weigh both losses alike")
         settings["weighting"] = {"alpha": float(hp["w"])}
         settings["central"] = {"mixer": hp["central_mixer"], "embed": int(hp["central_mixing_embed_dim"])}
-    kind = algorithm_class(case)
-    networks = NetworkSettings.model_validate(
-        {
-            "agent": {"hidden": int(hp["rnn_hidden_dim"])},
-            "mixer": {"embed": int(hp["mixing_embed_dim"]), "hypernet": int(hp["hypernet_embed"])},
-        }
-    )
-    algorithm = kind(team_spec(data), kind.Settings.model_validate({"name": case, **settings}), networks)
-    assert isinstance(algorithm, ValueMixing)
-    return algorithm.to(dtype)
+    return settings
 
 
 def team_spec(data: Arrays) -> TeamSpec:

@@ -17,14 +17,17 @@ from phalanx.algorithms.common.agents import agent_inputs
 from phalanx.algorithms.common.losses import masked_mean
 from phalanx.algorithms.common.mixers import mixing_gradient
 from phalanx.algorithms.common.targets import mask_unavailable
+from phalanx.algorithms.qtran_base import QTRANBase
+from phalanx.algorithms.res import RES
 from phalanx.algorithms.value_mixing import EnsembleSettings, Terms, ValueMixing
 from phalanx.cluster.learner import make_optimiser
 from tests.golden.cases import Arrays, build
+from tests.golden.methods import method_outputs, own_returns
 from tests.golden.parameters import Unmapped, parameter_keys, slot
 
 TOLERANCE = 1e-9
 TOLERANCE_F32 = 1e-4  # of the few values that the file also holds in single precision
-_COMPARED = ("out/", "loss/", "grad/", "after/", "after2/", "step2/", "log/", "f32/")
+_COMPARED = ("out/", "loss/", "grad/", "after/", "after2/", "step2/", "log/", "f32/", "batch/mc_return")
 _REQUIRED = ("loss/total", "grad/", "after/")  # without these a file shows nothing
 
 
@@ -115,12 +118,17 @@ def compute(hp: dict[str, Any], data: Arrays, dtype: torch.dtype) -> dict[str, n
     results: dict[str, Tensor] = {}
     for step, (losses, after) in enumerate((("loss", "after"), ("", "after2"))):
         draws = _FixedDraws(data, "subset" if step == 0 else "subset2").only_proper(algorithm.settings.ensemble)
-        terms = algorithm.terms(algorithm.prepare(batch, cast(np.random.Generator, draws)))
+        prepared = algorithm.prepare(batch, cast(np.random.Generator, draws))
+        if isinstance(algorithm, RES) and "batch/mc_return" in data:
+            results["batch/mc_return"] = own_returns(algorithm, prepared, data)
+        terms = algorithm.terms(prepared)
         optimiser.zero_grad()
         terms.total.backward()
         if step == 0:
             results |= {f"grad/{key}": slot(algorithm, key, grad=True).clone() for key in trained}
             results |= _outputs(algorithm, batch, terms)
+            if data.get("out/greedy_actions", np.zeros(0)).shape[1:2] == batch.reward.shape[1:]:
+                results["out/greedy_actions"] = results["out/greedy_actions"][:, 1:]
             results |= _norms(algorithm)
         norm = torch.nn.utils.clip_grad_norm_(algorithm.trained_parameters(), clip)
         optimiser.step()
@@ -182,6 +190,7 @@ def _outputs(algorithm: ValueMixing, batch: TensorBatch, terms: Terms) -> dict[s
             results |= _central_outputs(algorithm, batch, terms)
         if terms.generated is not None:
             results |= _generated_outputs(algorithm, batch, terms)
+        results |= method_outputs(algorithm, terms)
     return results
 
 
@@ -202,15 +211,13 @@ def _value_outputs(algorithm: ValueMixing, batch: TensorBatch, terms: Terms) -> 
         "out/q_tot": _members_last(terms.q_tot, False),
         "out/y": _episodes_first(terms.target),
         "out/td_error": _members_last(terms.q_tot - terms.target, False),
-        "out/greedy_actions": _episodes_first(
-            terms.greedy if hasattr(algorithm, "central_agents") else terms.greedy[1:]
-        ),
+        "out/greedy_actions": _episodes_first(terms.greedy),
         "out/next_target": _episodes_first(algorithm.pessimistic(terms.greedy_values[:, 1:])),
     }
 
 
 def _drawn_minimum(algorithm: ValueMixing, terms: Terms) -> Tensor:
-    if hasattr(algorithm, "central_agents"):  # the target does not use them
+    if hasattr(algorithm, "central_agents") or isinstance(algorithm, QTRANBase):  # the target does not use them
         return torch.full_like(terms.mean_values, torch.nan)
     return terms.prepared.target_values.amin(0)
 

@@ -6,6 +6,7 @@ import re
 
 from torch import Tensor, nn
 
+from phalanx.algorithms.qtran_base import QTRANBase
 from phalanx.algorithms.value_mixing import ValueMixing
 
 _AGENT = {
@@ -26,6 +27,7 @@ _GROUPS = {
     "central_agent": "central_agents",
     "central_mixer": "central_mixer",
 }
+_AS_THEY_ARE = ("central_mixer", "joint")  # unstacked, and their layers named as in the files
 
 
 class Unmapped(Exception):
@@ -43,29 +45,30 @@ def slot(algorithm: ValueMixing, key: str, *, grad: bool = False) -> Tensor:
     plain = group.removeprefix("target_")
     if plain not in _GROUPS:
         raise Unmapped(f"{key}: no such group of parameters")
-    module = getattr(algorithm, ("target_" if plain != group else "") + _GROUPS[plain], None)
+    attribute = "joint" if plain == "mixer" and isinstance(algorithm, QTRANBase) else _GROUPS[plain]
+    module = getattr(algorithm, ("target_" if plain != group else "") + attribute, None)
     if not isinstance(module, nn.Module):
         raise Unmapped(f"{key}: {type(algorithm).__name__} has no {group}")
     member = re.match(r"[kh](\d+)\.", name)
     index = int(member.group(1)) if member else 0
-    path, rows = _place(module, plain, name[member.end() :] if member else name, key)
+    path, rows = _place(module, attribute, name[member.end() :] if member else name, key)
     parameter = dict(module.named_parameters()).get(path)
     if parameter is None:
         raise Unmapped(f"{key}: no parameter {path}")
     tensor = parameter.grad if grad else parameter.data
     if tensor is None:
         raise Unmapped(f"{key}: has no gradient")
-    if plain == "central_mixer":
+    if attribute in _AS_THEY_ARE:
         return tensor
     if index >= tensor.shape[0]:
         raise Unmapped(f"{key}: there are only {tensor.shape[0]} members")
     return tensor[index] if rows is None else tensor[index, rows]
 
 
-def _place(module: nn.Module, group: str, name: str, key: str) -> tuple[str, slice | None]:
-    if group == "central_mixer":
+def _place(module: nn.Module, attribute: str, name: str, key: str) -> tuple[str, slice | None]:
+    if attribute in _AS_THEY_ARE:
         return name, None
-    if group in ("agent", "central_agent"):
+    if attribute in ("agents", "central_agents"):
         if name not in _AGENT:
             raise Unmapped(f"{key}: unknown agent parameter")
         return _AGENT[name], None
