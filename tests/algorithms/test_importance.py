@@ -61,6 +61,8 @@ def test_errors_come_with_the_same_loss(name: str) -> None:
     plain, named = algorithm.loss(algorithm.prepare(doubles(batch), np.random.default_rng(0)))
     assert torch.equal(loss, plain) and all(torch.equal(metrics[key], named[key]) for key in named)
     assert errors.shape == (4,) and not errors.requires_grad and bool((errors > 0).all())
+    found = terms(algorithm, batch)
+    assert torch.equal(errors, episode_errors(algorithm.prediction(found), found.target, found.mask).detach())
     _, _, again = loss_and_errors(algorithm, weighted(batch, 0.1, 0.2, 0.3, 1))
     assert torch.equal(errors, again)
 
