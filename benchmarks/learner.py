@@ -98,7 +98,7 @@ def ensembles(sizes: dict[str, int], rounds: int) -> dict[str, Any]:
 
 def time_shares(learner: Learner, batch: EpisodeBatch) -> dict[str, float]:
     """Where an update's time goes, by kind of operation (torch's profiler, self time)."""
-    kinds = {"products": ("mm", "bmm", "baddbmm", "addmm"), "recurrence": ("_GRUSequence",)}
+    kinds = {"products": ("mm", "bmm", "baddbmm", "addmm"), "recurrence": ("_GRUSequence", "_CompiledSequence")}
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         learner.update([batch])
     totals = dict.fromkeys((*kinds, "elementwise and rest"), 0.0)

@@ -120,11 +120,11 @@ def _put(made: Path, place: Path) -> None:
 
 def _cache() -> Path | None:
     """A folder that nobody else can write to; None where there is none."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phalanx"
     try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phalanx"
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         about = root.stat()
-    except OSError:
+    except (OSError, RuntimeError):  # the latter: there is no home
         return None
     private = about.st_uid == os.getuid() and not about.st_mode & 0o022
     return root if private and os.access(root, os.W_OK) else None
