@@ -12,19 +12,19 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from phalanx.algorithms.adaptive import Adaptation, measurement
 from phalanx.algorithms.base import Algorithm, Capabilities, Metrics, TensorBatch, Weights
 from phalanx.algorithms.common.agents import agent_inputs
 from phalanx.algorithms.common.diagnostics import value_diagnostics
 from phalanx.algorithms.common.ensembles import draw_members
 from phalanx.algorithms.common.losses import episode_errors, masked_mean, weighted_huber_error, weighted_squared_error
-from phalanx.algorithms.common.mixers import Mixer, MixingWeights, QMixer
+from phalanx.algorithms.common.mixers import Mixer, MixingWeights, QMixer, mixing_gradient
 from phalanx.algorithms.common.networks.base import AgentNetworks
 from phalanx.algorithms.common.networks.build import make_agent_networks
 from phalanx.algorithms.common.policy import ValuePolicy
@@ -36,83 +36,19 @@ from phalanx.algorithms.common.targets import (
     take,
     transition_mask,
 )
-from phalanx.configs.base import Settings
+from phalanx.algorithms.value_mixing_settings import EnsembleSettings, RegulariserSettings, ValueMixingSettings
 from phalanx.configs.settings import AlgorithmSettings, NetworkSettings
 from phalanx.envs.team import TeamSpec
 
-
-class EnsembleSettings(Settings):
-    agents: int = Field(default=1, ge=1, description="K, agent networks; the team acts on their mean")
-    agents_subset: int | None = Field(
-        default=None,
-        ge=1,
-        description="N_K, agent networks drawn for each target, which takes their minimum; null: all",
-    )
-    mixers: int = Field(default=1, ge=1, description="H, mixing networks")
-    mixers_subset: int | None = Field(
-        default=None,
-        ge=1,
-        description="N_H, mixing networks drawn for each target, which takes their minimum; null: all",
-    )
-
-    @model_validator(mode="after")
-    def _subsets_fit(self) -> EnsembleSettings:
-        for kind in ("agents", "mixers"):
-            members, subset = getattr(self, kind), getattr(self, f"{kind}_subset")
-            if subset is not None and subset > members:
-                raise ValueError(
-                    f"ensemble.{kind}_subset={subset} is more than the {members} of ensemble.{kind}:"
-                    f" draw at most {members}, or null for all of them"
-                )
-        return self
-
-
-class RegulariserSettings(Settings):
-    alpha: float = Field(
-        default=0.0,
-        ge=0,
-        description="α_reg, weight of the L1 norm of the generated mixing weights (DEMAR section 4.3)",
-    )
-
-
-class ValueMixingSettings(AlgorithmSettings):
-    double_q: bool = Field(
-        default=True, description="the online networks choose the next action that the target networks value"
-    )
-    targets: Literal["td0", "n_step", "td_lambda", "peng_lambda"] = Field(
-        default="td0",
-        description="how far targets look ahead: one step; target_steps; λ-returns that bootstrap from the value of the"
-        " joint action taken (td_lambda, on-policy) or of the greedy one (peng_lambda, Peng's Q(λ))",
-    )
-    target_steps: int = Field(default=3, ge=1, description="n, steps that n_step looks ahead; 1 is td0")
-    target_lambda: float = Field(
-        default=0.8,
-        ge=0,
-        le=1,
-        description="λ of td_lambda and peng_lambda: 0 looks ahead one step, 1 to the end of the episode",
-    )
-    loss: Literal["squared", "huber"] = Field(
-        default="squared", description="what errors cost; huber: large ones no more than in proportion"
-    )
-    huber_delta: float = Field(
-        default=1.0, gt=0, description="size of error up to which huber is squared and beyond which it is linear"
-    )
-    target_update: Literal["hard", "soft"] = Field(
-        default="hard",
-        description="hard: the target networks are copies, renewed every target_update_updates; soft: after every"
-        " update they come closer by target_tau",
-    )
-    target_update_updates: int = Field(
-        default=200, ge=1, description="learner updates between hard copies to the target networks"
-    )
-    target_tau: float = Field(
-        default=0.005,
-        gt=0,
-        le=1,
-        description="τ, share of the trained networks that a soft update brings into the target networks (Polyak)",
-    )
-    ensemble: EnsembleSettings = Field(default=EnsembleSettings(), description="how many networks, and the minimum")
-    regulariser: RegulariserSettings = Field(default=RegulariserSettings(), description="the hypernet regulariser")
+__all__ = [
+    "EnsembleSettings",
+    "Prepared",
+    "RegulariserSettings",
+    "Terms",
+    "ValueMixing",
+    "ValueMixingSettings",
+    "frozen_copy",
+]
 
 
 @dataclass
@@ -171,7 +107,23 @@ class ValueMixing(Algorithm):
         self.mixer = self.make_mixer(ensemble.mixers)
         self.target_agents = frozen_copy(self.agents)
         self.target_mixer = frozen_copy(self.mixer)
-        self.members_drawn = (ensemble.agents_subset or ensemble.agents, ensemble.mixers_subset or ensemble.mixers)
+        self.adaptation: Adaptation | None = None
+        if self.settings.adaptive.enabled:
+            members, alpha = (ensemble.agents, ensemble.mixers), self.settings.regulariser.alpha
+            self.adaptation = Adaptation(self.settings.adaptive, alpha, self.members_drawn, members)
+
+    @property
+    def members_drawn(self) -> tuple[int, int]:
+        """N_K and N_H."""
+        if self.adaptation is not None:
+            return self.adaptation.state.subsets
+        ensemble = self.settings.ensemble
+        return ensemble.agents_subset or ensemble.agents, ensemble.mixers_subset or ensemble.mixers
+
+    @property
+    def alpha(self) -> float:
+        """α_reg."""
+        return self.settings.regulariser.alpha if self.adaptation is None else self.adaptation.state.alpha
 
     @staticmethod
     def make_agents(spec: TeamSpec, settings: Any, networks: NetworkSettings) -> AgentNetworks:
@@ -192,14 +144,19 @@ class ValueMixing(Algorithm):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def moves_targets(self, updates: int) -> bool:
-        soft = self.settings.target_update == "soft"
-        return soft or updates % self.settings.target_update_updates == 0
+        adjusts = self.adaptation is not None and self.adaptation.adjusts(updates)
+        return adjusts or self.settings.target_update == "soft" or self._copies_targets(updates)
+
+    def _copies_targets(self, updates: int) -> bool:
+        return updates % self.settings.target_update_updates == 0
 
     def after_update(self, updates: int) -> None:
         if self.settings.target_update == "soft":
             self.approach_targets()
-        elif self.moves_targets(updates):
+        elif self._copies_targets(updates):
             self.copy_targets()
+        if self.adaptation is not None:
+            self.adaptation.after_update(updates)
 
     def target_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         """Every trained network `x` that has a target network `target_x`, with it."""
@@ -265,12 +222,26 @@ class ValueMixing(Algorithm):
             errors = episode_errors(self.prediction(terms), terms.target, terms.mask)
         return terms.total, self._metrics(terms), errors
 
+    @torch.no_grad()
     def _metrics(self, terms: Terms) -> Metrics:
-        with torch.no_grad():
-            metrics = {name: value.detach() for name, value in terms.losses.items()}
-            metrics["q_taken_mean"] = masked_mean(terms.q_tot.detach(), terms.mask)
-            metrics["target_mean"] = masked_mean(terms.target, terms.mask)
+        metrics = {name: value.detach() for name, value in terms.losses.items()}
+        metrics["q_taken_mean"] = masked_mean(terms.q_tot, terms.mask)
+        metrics["target_mean"] = masked_mean(terms.target, terms.mask)
+        if self.adaptation is not None:
+            if self.adaptation.wants_measurement():
+                self._measure(terms, self.adaptation)
+            metrics |= self.adaptation.metrics(terms.q_tot.device)
         return metrics
+
+    def _measure(self, terms: Terms, adaptation: Adaptation) -> None:
+        prepared, mask = terms.prepared, terms.mask
+        next_value = self.pessimistic(terms.greedy_values[:, 1:])
+        figures = measurement(terms.q_tot, prepared.reward, prepared.terminated, mask, next_value, self.settings.gamma)
+        sensitivity = None
+        if isinstance(terms.generated, MixingWeights):
+            slope = mixing_gradient(terms.chosen.flatten(0, 1), terms.generated).mean((0, -1))
+            sensitivity = masked_mean(slope.view_as(mask), mask)
+        adaptation.measure(figures, sensitivity)
 
     def terms(self, prepared: Prepared) -> Terms:
         """One update's forward pass."""
@@ -359,10 +330,9 @@ class ValueMixing(Algorithm):
         """Adds this method's loss terms to `terms.losses`; the total is their sum."""
         weight = self.loss_weight(terms)
         terms.losses["loss_td"] = self.regression(terms, self.prediction(terms), terms.target, weight)
-        alpha = self.settings.regulariser.alpha
-        if alpha > 0 and terms.generated is not None:
+        if self.alpha > 0 and terms.generated is not None:
             # Not masked: padded steps count, as in the method as published (DEMAR's code).
-            terms.losses["loss_reg"] = alpha * terms.generated.l1().mean()
+            terms.losses["loss_reg"] = self.alpha * terms.generated.l1().mean()
 
     # -- what reports show ------------------------------------------------------------------------------------------
 

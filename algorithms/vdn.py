@@ -23,6 +23,11 @@ class UnmixedSettings(ValueMixingSettings):
                 f"{self.name} has no mixing network: ensemble.mixers={self.ensemble.mixers} and"
                 f" regulariser.alpha={self.regulariser.alpha} need one; leave them at 1 and 0, or choose demar or qmix"
             )
+        if self.adaptive.enabled:
+            raise ValueError(
+                f"{self.name} has no mixing network, which adaptive.enabled=true would regularise: leave it false, or"
+                " choose demar or qmix"
+            )
         return self
 
 

@@ -51,6 +51,17 @@ class WeightedQMIXSettings(ValueMixingSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _no_idle_adjustments(self) -> WeightedQMIXSettings:
+        adjusts = self.adaptive.enabled and self.adaptive.subset_step > 0
+        if self.central.mixer != "none" and adjusts and (self.ensemble.agents, self.ensemble.mixers) != (1, 1):
+            raise ValueError(
+                f"adaptive.subset_step={self.adaptive.subset_step} adjusts which target networks are drawn, but with"
+                f" central.mixer={self.central.mixer} the target comes from Q̂*: set adaptive.subset_step=0, so that"
+                " only α_reg is adjusted, or central.mixer=none"
+            )
+        return self
+
 
 class WeightedQMIX(ValueMixing):
     """Q_tot is projected onto targets from an unrestricted Q̂* = f(s, utilities of agents of its own), with weights.

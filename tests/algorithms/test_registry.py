@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from phalanx.algorithms.base import Capabilities, require_compatible
 from phalanx.algorithms.common.batch import EpisodeBatch
 from phalanx.algorithms.registry import ALGORITHMS, algorithm_class, algorithm_settings, make_algorithm, make_policy
+from phalanx.algorithms.vdn import UnmixedSettings
 from phalanx.cluster.learner import Learner
 from phalanx.cluster.rollout import Rollout
 from phalanx.cluster.run_folder import CATALOGUE
@@ -125,6 +126,8 @@ def test_a_policy_is_built_without_a_learner() -> None:
         ({"name": "qmix", "ensemble": {"mixers_subset": 2}}, ["mixers_subset=2"]),
         ({"name": "vdn", "ensemble": {"mixers": 2}}, ["vdn", "no mixing network", "mixers=2"]),
         ({"name": "iql", "regulariser": {"alpha": 0.1}}, ["iql", "no mixing network", "alpha=0.1"]),
+        ({"name": "vdn", "adaptive": {"enabled": True}}, ["vdn", "no mixing network", "adaptive.enabled"]),
+        ({"name": "demar", "adaptive": {"gap_low": 2}}, ["adaptive.gap_low=2.0", "adaptive.gap_high=0.3"]),
         ({"name": "qmixx"}, ["qmixx", "qmix"]),
         ({"name": "ow-qmix"}, ["ow-qmix", "ow_qmix"]),
         ({"name": "ow_qmix", "double_q": False}, ["double_q"]),
@@ -212,6 +215,21 @@ OTHER: dict[str, Any] = {
     "weighting.alpha": 0.9,
     "central.mixer": "atten",
     "central.embed": 5,
+    "adaptive.enabled": True,
+    "adaptive.every_updates": 2,
+    "adaptive.smoothing": 0.1,
+    "adaptive.gap_high": 1000.0,
+    "adaptive.gap_low": 999.0,
+    "adaptive.sensitivity_low": 1000.0,
+    "adaptive.alpha_factor": 1.5,
+    "adaptive.alpha_min": 0.0049,
+    "adaptive.alpha_max": 0.0051,
+    "adaptive.subset_step": 0.3,
+}
+ADAPTIVE: dict[str, Any] = {
+    "ensemble": {"agents": 3, "agents_subset": 2, "mixers": 3, "mixers_subset": 2},
+    "regulariser": {"alpha": 0.005},
+    "adaptive": {"every_updates": 1, "gap_low": -1000.0, "gap_high": -1000.0},  # pessimism grows
 }
 BESIDES: dict[str, dict[str, Any]] = {
     "double_q": {"lr": 0.05},  # until the online and the target networks prefer different actions
@@ -222,11 +240,35 @@ BESIDES: dict[str, dict[str, Any]] = {
     "target_tau": {"target_update": "soft"},
     "ensemble.agents_subset": {"ensemble": {"agents": 3}},
     "ensemble.mixers_subset": {"ensemble": {"mixers": 3}},
+    "adaptive.enabled": ADAPTIVE,
+    **{
+        f"adaptive.{key}": {**ADAPTIVE, "adaptive": {**ADAPTIVE["adaptive"], "enabled": True, **changes}}
+        for key, changes in {
+            "every_updates": {},
+            "smoothing": {},
+            "gap_high": {},
+            "gap_low": {"gap_high": 1000.0},
+            "sensitivity_low": {},
+            "alpha_factor": {},
+            "alpha_min": {"gap_low": 1000.0, "gap_high": 1000.0},
+            "alpha_max": {},
+            "subset_step": {},
+        }.items()
+    },
 }
 ONE_VALUE = {(name, "double_q") for name in ("ow_qmix", "cw_qmix")}  # Literal[True]
-UNMIXED = {(name, key) for name in ("vdn", "iql") for key in ("ensemble.mixers", "ensemble.mixers_subset")} | {
-    (name, "regulariser.alpha") for name in ("vdn", "iql")
-}  # refused: see test_wrong_settings_are_refused_by_name
+NEED_A_MIXER = {"ensemble.mixers", "ensemble.mixers_subset", "regulariser.alpha"} | {
+    key for key in OTHER if key.startswith("adaptive.")
+}
+WITHOUT = {name for name in ALGORITHMS if issubclass(algorithm_settings(name), UnmixedSettings)}
+UNMIXED = {(name, key) for name in WITHOUT for key in NEED_A_MIXER}  # refused: see above
+# The rule is the same everywhere: that it can be switched on is asked of every method, the rest of one.
+ONE_RULE = {
+    (name, key)
+    for name in set(ALGORITHMS) - {"demar"}
+    for key in OTHER
+    if key.startswith("adaptive.") and key != "adaptive.enabled"
+}
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -268,13 +310,13 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 SETTINGS = [(name, path) for name in ALGORITHMS for path, _ in leaves(algorithm_settings(name))]
 
 
-@pytest.mark.parametrize(("name", "path"), sorted(set(SETTINGS) - ONE_VALUE - UNMIXED))
+@pytest.mark.parametrize(("name", "path"), sorted(set(SETTINGS) - ONE_VALUE - UNMIXED - ONE_RULE))
 def test_every_setting_changes_what_is_learned(
     name: str, path: str, episodes: tuple[TeamSpec, list[EpisodeBatch]]
 ) -> None:
     assert path in OTHER, f"{path} is new: say here which other value to try"
     besides = {"name": name, **BESIDES.get(path, {})}
-    if name.endswith("w_qmix") and path.endswith("_subset"):
+    if name.endswith("w_qmix") and (path.startswith("adaptive.") or path.endswith("_subset")):
         besides["central"] = {"mixer": "none"}  # Q̂* bootstraps from itself: the ensembles' minimum is not asked for
     plain, changed = run_of(besides), run_of(with_value(besides, path, OTHER[path]))
     assert plain.algorithm != changed.algorithm
