@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODULE = ["python", "-m", "phalanx.cluster.cli"]
 QUICK = ("list", "show-config", "check-env")
-NEED_A_RUN = ("evaluate", "plot")
+NEED_A_RUN = ("evaluate", "diagnose", "plot")
 TINY = ("total_env_steps=200", "env.max_steps=5", "rollout.streams=1", "rollout.envs_per_stream=4", "agent.hidden=8")
 TINY_EVALUATION = (
     "evaluation.episodes=2",
@@ -116,7 +116,7 @@ def test_command_on_a_run_works(
     assert cli.main(words) == 0, capsys.readouterr().err
     if "--json" in words:
         (line,) = capsys.readouterr().out.splitlines()
-        assert "return_mean" in json.loads(line)
+        assert {"evaluate": "return_mean", "diagnose": "figures"}[words[0]] in json.loads(line)
     for option in ("--out", "--gif"):
         if option in words:
             assert Path(words[words.index(option) + 1]).stat().st_size > 0

@@ -90,6 +90,19 @@ def test_losses_are_shown_once_there_are_some() -> None:
     assert "1 actor restart, 12 episodes lost" in drawn(panel)
 
 
+def test_warnings_are_shown_while_they_hold() -> None:
+    panel, lines = a_panel(), list[str]()
+    log = LogLines(RUN, lines.append, every_s=0)
+    held = {"warning/q_explosion": 1, "warning/collapsed_coordination": 0, "warning/volatile_minimum": 1}
+    for view in (panel, log):
+        view.report({**row(100, 1.0), **held})
+    assert "warning: q_explosion, volatile_minimum" in drawn(panel)
+    assert lines[-1].endswith(" · warning: q_explosion, volatile_minimum")
+    for view in (panel, log):
+        view.report({**row(200, 2.0), **dict.fromkeys(held, 0)})
+    assert "warning" not in drawn(panel) + lines[-1]
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_the_panel_fits_the_terminal(width: int) -> None:
     panel = a_panel(width)
