@@ -1,17 +1,20 @@
-"""Speed of the particle tasks, in env steps per second on one core, against mpe2 measured in the same run.
+"""Speed of the environments, in env steps per second on one core; the particle tasks against mpe2 in the same run.
 
     python -m benchmarks.envs [--seconds 0.3] [--repeats 5]
 
 Every row counts whole steps: physics, rewards, observations and state of all environments as float32, and the resets
 at the end of every 25-step episode. Actions are random and drawn beforehand. `mpe2` rows step one environment; `own`
-rows step E together, with the actions of all agents given or with a scripted other side.
+rows step E together, with the actions of all agents given or with a scripted other side. `game` rows are environments
+that mpe2 does not have; their random legal actions are drawn as they are needed, which is not timed.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import time
 from collections.abc import Callable
+from typing import Any
 
 from benchmarks.common import MPE2_MODULES, emit, interleaved, rate, raw_mpe2_steps_per_s, set_threads, spread
 
@@ -21,6 +24,44 @@ OWN_ROWS = (
     *((task, 32, opponents) for task in ("simple_adversary", "simple_world") for opponents in ("given", "scripted")),
 )
 """Task, environments, and who drives the other side."""
+
+
+GAMES: dict[str, dict[str, Any]] = {
+    "dispersion": {},
+    "stag_hunt": {},
+    "stag_hunt_het": {},
+    "two_step": {},
+    "matrix": {},
+    "specialisation": {"temporal": True, "agents": 4},
+    "synchronisation": {"temporal": True, "agents": 4},
+    "stag_hunt, noisy": {"noise": {"obs_uniform": 0.02, "state_uniform": 0.02}},
+}
+"""Row -> settings; what stands before a comma is the environment's name."""
+
+
+def game(row: str, num_envs: int, seconds: float) -> Callable[[], float]:
+    """A measure of a row of `GAMES`: env steps per second, the choice of actions left out."""
+    import numpy as np
+
+    from phalanx.envs.registry import env_settings, make_env
+
+    name = row.partition(",")[0]
+    env = make_env(env_settings(name).model_validate({"name": name, **GAMES[row]}), num_envs)
+    seen = env.reset([itertools.count(1000 * e) for e in range(num_envs)])
+    rng = np.random.default_rng(0)
+
+    def measure() -> float:
+        nonlocal seen
+        done, spent, end = 0, 0.0, time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            actions = (rng.random(seen.avail.shape, np.float32) * seen.avail).argmax(axis=2)
+            begin = time.perf_counter()
+            seen = env.step(actions).next
+            spent += time.perf_counter() - begin
+            done += num_envs
+        return done / spent
+
+    return measure
 
 
 def own(task: str, num_envs: int, opponents: str, seconds: float) -> Callable[[], float]:
@@ -56,13 +97,15 @@ def main() -> None:
         measures[task, 1, "mpe2"] = lambda task=task: raw_mpe2_steps_per_s(task, arguments.seconds)  # type: ignore[misc]
     for row in OWN_ROWS:
         measures[row] = own(*row, arguments.seconds)
+    for name in GAMES:
+        measures[name, 32, "none"] = game(name, 32, arguments.seconds)
     taken = interleaved(measures, arguments.repeats)
     for (task, num_envs, opponents), values in taken.items():
-        raw = spread(taken[task, 1, "mpe2"])["median"]
         found = spread(values)
+        raw = taken.get((task, 1, "mpe2"))
         emit(
             benchmark="envs",
-            implementation="mpe2" if opponents == "mpe2" else "own",
+            implementation="mpe2" if opponents == "mpe2" else "own" if raw else "game",
             task=task,
             envs=num_envs,
             opponents="given" if opponents == "mpe2" else opponents,
@@ -71,7 +114,7 @@ def main() -> None:
             env_steps_per_s=found["median"],
             min=found["min"],
             max=found["max"],
-            times_mpe2=found["median"] / raw,
+            **({"times_mpe2": found["median"] / spread(raw)["median"]} if raw else {}),
         )
 
 

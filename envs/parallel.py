@@ -128,6 +128,17 @@ def describe(env: Any, name: str, module: str) -> Agent:
     return Agent(name, size, plain, masked, space, actions, choices, first)
 
 
+def observed_range(agents: Sequence[Agent]) -> tuple[float, float] | None:
+    """The least and the greatest number that the agents' Boxes allow, 0 (padding, and what nobody is there to see)
+    included; None where one of them is no Box or knows no limit."""
+    from gymnasium.spaces import Box
+
+    spaces = [agent.observation_space for agent in agents]
+    if not all(isinstance(space, Box) and space.is_bounded() for space in spaces):
+        return None
+    return float(min(0, *(space.low.min() for space in spaces))), float(max(0, *(space.high.max() for space in spaces)))
+
+
 def choose_team(agents: list[Agent], wanted: list[str] | None) -> list[Agent]:
     """The agents that `env.team` names, in the environment's order; all where it is None."""
     if wanted is None:

@@ -194,6 +194,7 @@ class PettingZooTeam(TeamEnv):
             discrete=discrete,
             group_ids=tuple(groups.index(kind) for kind in kinds) if len(groups) > 1 else (),
             group_names=tuple(prefix for prefix, _, _ in groups) if len(groups) > 1 else (),
+            obs_range=parallel.observed_range(team),
             reproducible=reproducible,
             versions=parallel.versions(self._settings.module),
         )

@@ -15,6 +15,9 @@ def test_every_row_is_one_json_line_with_its_ratio_to_mpe2() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     raw = {row["task"]: row["env_steps_per_s"] for row in rows if row["implementation"] == "mpe2"}
+    games = {row["task"]: row for row in rows if row["implementation"] == "game"}
+    assert {"dispersion", "stag_hunt_het", "specialisation"} <= set(games)
+    assert all(row["env_steps_per_s"] > 0 and "times_mpe2" not in row for row in games.values())
     own = [row for row in rows if row["implementation"] == "own"]
     assert {row["task"] for row in own} == set(raw)
     assert {(row["envs"], row["opponents"]) for row in own if row["task"] == "simple_tag"} >= {

@@ -55,7 +55,7 @@ def actions_of(env: PettingZooTeam, steps: int, seed: int = 0) -> list[dict[str,
     "kind",
     [
         "Toy", "NoState", "StateIsObservations", "MaskInObservation", "MaskInInfo", "ForbidsEverything", "Vanishing",
-        "Silent", "TeamCut", "Goal", "NoPay", "Unequal", "Continuous", "SharedArray", "BoxOpponent",
+        "Silent", "TeamCut", "Goal", "NoPay", "Unequal", "Continuous", "SharedArray", "BoxOpponent", "Bounded",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("opponents", ["random", "still"])
@@ -412,6 +412,15 @@ def test_pictures_come_from_the_environment_where_it_makes_some() -> None:
 def test_refusals_are_sentences(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         PettingZooTeam(PettingZooTeam.Settings(**{"module": TOYS, **settings}), 1)
+
+
+def test_bounded_observation_spaces_are_declared_and_checked() -> None:
+    assert toy("Bounded").spec.obs_range == (0, 4)
+    assert toy("Toy").spec.obs_range is None  # its Box has no limits
+    assert toy("Unequal").spec.obs_range is None  # not all are Boxes
+    problems = check_env(lambda n: toy("BeyondItsBounds", n))
+    assert [problem.name for problem in problems] == ["beyond the range"]
+    assert "is 3.0, declared are 0.0 to 2.5" in problems[0].sentence
 
 
 def test_opponents_of_the_wrong_size_are_refused() -> None:

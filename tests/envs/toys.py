@@ -277,6 +277,21 @@ class Boundless(Toy):
         return Sequence(Discrete(2))
 
 
+class Bounded(Toy):
+    """The numbers lie from 0 to 4: the secret, the step, the agent's own."""
+
+    highest = 4.0
+
+    def observation_space(self, agent: str) -> Any:
+        return Box(0, self.highest, (3,), np.float64)
+
+
+class BeyondItsBounds(Bounded):
+    """Declares less than it shows from step 3 on."""
+
+    highest = 2.5
+
+
 class LyingSpace(Toy):
     def observation_space(self, agent: str) -> Any:
         return Box(-1, 1, (2,), np.float32)
