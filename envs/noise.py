@@ -72,8 +72,9 @@ class Noise(TeamEnv):
             self._state.draw(self._generators[e], e)
         self._shown[rows] += 1
         if self._obs.active:
-            seen = self._own & obs.alive[:, :, None]
-            obs = replace(obs, obs=obs.obs + np.where(seen, self._obs.drawn[rows, now], np.float32(0)))
+            added = self._obs.drawn[rows, now]
+            added *= self._own & obs.alive[:, :, None]
+            obs = replace(obs, obs=obs.obs + added)
         if self._state.active:
             obs = replace(obs, state=obs.state + self._state.drawn[rows, now])
         return obs
@@ -92,9 +93,11 @@ class _Source:
         if not self.active:
             return
         numbers = self.drawn[env]
-        numbers[...] = 0
         if self._uniform:
-            numbers += self._uniform * rng.random(numbers.shape, np.float32)
+            rng.random(dtype=np.float32, out=numbers)
+            numbers *= self._uniform
+        else:
+            numbers[...] = 0
         if self._gaussian:
             numbers += self._gaussian * rng.standard_normal(numbers.shape, np.float32)
 
