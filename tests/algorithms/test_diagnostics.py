@@ -11,7 +11,8 @@ from torch import Tensor
 from phalanx.algorithms.common import diagnostics
 from phalanx.algorithms.common.linear import StackedLinear
 from phalanx.algorithms.value_mixing import ValueMixing
-from tests.algorithms.helpers import SPEC, build, doubles, random_batch, terms, with_garbage
+from phalanx.cluster.metrics import FIGURES
+from tests.algorithms.helpers import MIXING, NAMES, SPEC, build, doubles, random_batch, terms, with_garbage
 
 LENGTHS = [3, 1, 6, 5]
 
@@ -175,11 +176,18 @@ def test_without_mixing_weights_and_ensembles_their_figures_are_missing(name: st
     assert set(more) - set(said) == {"agents_spread", "argmax_agreement", "target_spread"}
 
 
-@pytest.mark.parametrize("name", ["qmix", "vdn", "iql", "demar", "cw_qmix"])
-def test_padding_changes_no_figure(name: str) -> None:
-    ensemble = {"agents": 2} if name in ("vdn", "iql") else {"agents": 2, "mixers": 2}
-    algorithm = build(name, ensemble=ensemble)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_has_its_figures_and_padding_changes_none(name: str) -> None:
+    mixing = name in MIXING
+    algorithm = build(name, ensemble={"agents": 2, "mixers": 2} if mixing else {"agents": 2})
     batch = random_batch(6, LENGTHS)
+    missing = {"agent_gradient_cosine"}
+    if not mixing:
+        missing |= {"mixers_spread", "bias_gain_mean", *(f"mixing_{part}" for part in ("w1", "w2", "b1", "v"))}
+        missing |= {f"dqtot_dqi_{suffix}" for suffix in ("mean", "p10", "p50", "p90")}
+    if name in ("ow_qmix", "cw_qmix"):
+        missing.add("target_spread")  # the target comes from one unrestricted network
+    assert set(figures(algorithm, batch)) == set(FIGURES) - missing
     clean, dirty = figures(algorithm, batch), figures(algorithm, with_garbage(batch, 7))
     assert dirty == pytest.approx(clean, rel=1e-9)
 
@@ -271,7 +279,7 @@ def test_everybody_is_shown_one_agents_history() -> None:
 # -- gradients ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["vdn", "iql", "qmix", "demar"])
+@pytest.mark.parametrize("name", ["vdn", "iql", "qmix", "demar", "res", "sm2_qmix", "wcu_qmix"])
 def test_the_agents_gradients_add_up_to_the_whole(name: str) -> None:
     algorithm = build(name)
     batch = random_batch(11, LENGTHS)
@@ -304,8 +312,10 @@ def test_agents_in_one_place_pull_the_same_way() -> None:
     assert together > 0.5
 
 
-def test_diagnostics_change_nothing_and_are_repeatable() -> None:
-    algorithm = build("demar", ensemble={"agents": 3, "agents_subset": 2, "mixers": 3, "mixers_subset": 2})
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_diagnostics_change_nothing_and_are_repeatable(adaptive: bool) -> None:
+    ensemble = {"agents": 3, "agents_subset": 2, "mixers": 3, "mixers_subset": 2}
+    algorithm = build("demar", ensemble=ensemble, adaptive={"enabled": adaptive, "every_updates": 1})
     batch = random_batch(13, LENGTHS)
     before = {name: tensor.clone() for name, tensor in algorithm.state_dict().items()}
     tensors = doubles(batch)
