@@ -3,15 +3,17 @@
 DEMAR's pessimism is a matter of tuning: too little, and values run away; too much, and the mixing weights vanish. Both
 can be measured while training, so the rule looks every `every_updates` updates, at one batch:
 
-* **gap**, by how much Q_tot says more than what followed, as a share of what followed:
-  Σ (Q_tot(s_t, u_t) − R_t) / Σ |G_t| over valid transitions, Q_tot the mean of the mixers. G_t is the discounted sum of
-  the rewards that followed in the episode and R_t the same, plus γ^(L−t) V(s_L) where the time limit cut the episode
-  off, V what the targets say there: values reach beyond the limit, returns do not, and without V all that lies beyond
-  it would pass for overestimation. A Q_tot that is x times too large has a gap of x − 1, however short the episodes.
+* **gap**, by how much Q_tot promises more than what followed, in units of what followed: (Q − max(R, 0)) / G, means
+  over valid transitions. Q is Q_tot(s_t, u_t), mean of the mixers; G the size |Σ_k γ^k r_{t+k}| of the discounted
+  rewards that followed in the episode; R their sum with its sign, plus γ^(L−t) V(s_L) where the time limit cut the
+  episode off, V what the targets say there: values reach beyond the limit, rewards do not, and without V all that lies
+  beyond it would pass for overestimation. Where rewards are positive, a Q_tot that is x times too large has a gap of
+  x − 1, however short the episodes. Values between the truth and 0 count as 0 or less: networks begin near 0 and come
+  nearer to the truth by a step with each target copy, so above a negative truth that is ignorance, not overestimation.
 * **sensitivity**, the mean of ∂Q_tot/∂Q_i, with which a target's bias reaches the agents (DEMAR, Theorem 3.1) and
   without which they learn nothing.
 
-Sums and sensitivity are smoothed exponentially, and then:
+All of it is smoothed exponentially, and then:
 
 | gap | subsets N_K, N_H | α_reg |
 | --- | --- | --- |
@@ -20,9 +22,10 @@ Sums and sensitivity are smoothed exponentially, and then:
 | below `gap_low` | shrink alike | divided by `alpha_factor` |
 | any, with a sensitivity below `sensitivity_low` | as above | divided by `alpha_factor` |
 
-α_reg stays within [`alpha_min`, `alpha_max`], subsets between 1 and the whole ensemble. The returns are those of older
-and exploring teams, so the gap of a good Q_tot is not 0 but somewhat above: thresholds are meant accordingly. As long
-as no reward was ever seen there is nothing to measure against, and nothing is adjusted.
+α_reg stays within [`alpha_min`, `alpha_max`], subsets between 1 and the whole ensemble. What
+followed was earned by older and exploring teams, so the gap of a good Q_tot is not 0 but somewhat above: thresholds are
+meant accordingly. As long as no reward was ever seen there is nothing to measure against, and nothing is adjusted.
+Where all returns are negative, pessimism stays as low as its bounds let it, until values rise above 0.
 
 Nothing here is random or looks at a clock; the state is part of checkpoints.
 """
@@ -85,14 +88,15 @@ class AdaptiveState:
     mixers: float
     updates: int = 0
     measurements: int = 0
-    excess: float = 0.0  # smoothed Σ (Q_tot − R_t), per transition
-    followed: float = 0.0  # smoothed Σ |G_t|, per transition
-    sensitivity: float = 0.0  # smoothed; stays 0 where there are no mixing weights
+    promised: float = 0.0  # the rest is smoothed: see Measurement
+    followed: float = 0.0
+    size: float = 0.0
+    sensitivity: float = 0.0  # stays 0 where there are no mixing weights
 
     @property
     def gap(self) -> float:
         """Relative overestimation; 0 before there was any reward."""
-        return self.excess / self.followed if self.followed > 0 else 0.0
+        return (self.promised - max(self.followed, 0.0)) / self.size if self.size > 0 else 0.0
 
     @property
     def subsets(self) -> tuple[int, int]:
@@ -102,10 +106,11 @@ class AdaptiveState:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one batch shows."""
+    """What one batch shows: means over valid transitions."""
 
-    excess: float  # mean of Q_tot − R_t over valid transitions
-    followed: float  # mean of |G_t|
+    promised: float  # Q
+    followed: float  # R
+    size: float  # G
     sensitivity: float | None  # mean ∂Q_tot/∂Q_i; None where there are no mixing weights
 
 
@@ -113,10 +118,10 @@ def adjusted(
     state: AdaptiveState, measured: Measurement, settings: AdaptiveSettings, members: tuple[int, int]
 ) -> AdaptiveState:
     """The rule (see the module's docstring). `members`: K and H."""
-    if not all(math.isfinite(value) for value in (measured.excess, measured.followed, measured.sensitivity or 0.0)):
+    if not all(math.isfinite(value) for value in astuple(measured) if value is not None):
         return state
     state = _smoothed(state, measured, settings.smoothing)
-    if state.followed <= 0:
+    if state.size <= 0:
         return state
     direction = int(state.gap > settings.gap_high) - int(state.gap < settings.gap_low)
     numb = measured.sensitivity is not None and state.sensitivity < settings.sensitivity_low
@@ -139,8 +144,9 @@ def _smoothed(state: AdaptiveState, measured: Measurement, smoothing: float) -> 
     return replace(
         state,
         measurements=count,
-        excess=mean(state.excess, measured.excess),
+        promised=mean(state.promised, measured.promised),
         followed=mean(state.followed, measured.followed),
+        size=mean(state.size, measured.size),
         sensitivity=mean(state.sensitivity, measured.sensitivity or 0.0),
     )
 
@@ -148,15 +154,15 @@ def _smoothed(state: AdaptiveState, measured: Measurement, smoothing: float) -> 
 def measurement(
     q_tot: Tensor, reward: Tensor, terminated: Tensor, mask: Tensor, next_value: Tensor, gamma: float
 ) -> Tensor:
-    """Means of Q_tot − R_t and of |G_t| over valid transitions, [2].
+    """Means over valid transitions of what Q_tot promises, what followed, and its size: [3].
 
     q_tot: [H, T, B]; reward, terminated, mask: [T, B]; next_value: [T, B], what the targets say of the states after
     each transition.
     """
-    followed = discounted_sums(reward, mask, gamma)
+    rewards = discounted_sums(reward, mask, gamma)
     to_the_end = lambda_target(reward, terminated, mask, next_value, gamma, 1.0)
-    both = torch.stack([q_tot.mean(0) - to_the_end, followed.abs()])
-    return both.masked_fill(~mask, 0.0).sum((-2, -1)) / mask.sum()
+    figures = torch.stack([q_tot.mean(0), to_the_end, rewards.abs()])
+    return figures.masked_fill(~mask, 0.0).sum((-2, -1)) / mask.sum()
 
 
 class Adaptation(nn.Module):
@@ -175,9 +181,9 @@ class Adaptation(nn.Module):
         """Whether the update under way is one to measure."""
         return self.adjusts(self.state.updates + 1)
 
-    def measure(self, sums: Tensor, sensitivity: Tensor | None) -> None:
-        """Takes the figures of the update under way: of `measurement`, and the mean ∂Q_tot/∂Q_i."""
-        self._measured = sums, sensitivity
+    def measure(self, figures: Tensor, sensitivity: Tensor | None) -> None:
+        """Takes what the update under way shows: `measurement`, and the mean ∂Q_tot/∂Q_i."""
+        self._measured = figures, sensitivity
 
     def adjusts(self, updates: int) -> bool:
         """Whether α_reg and the subsets may change after update number `updates`."""
@@ -186,9 +192,9 @@ class Adaptation(nn.Module):
     def after_update(self, updates: int) -> None:
         """Counts update number `updates` and adjusts when it is time. The only read from the device."""
         if self.adjusts(updates) and self._measured is not None:
-            sums, sensitivity = self._measured
-            figures = sums.tolist() + ([] if sensitivity is None else [float(sensitivity)])
-            measured = Measurement(figures[0], figures[1], figures[2] if len(figures) > 2 else None)
+            figures, sensitivity = self._measured
+            promised, followed, size = figures.tolist()
+            measured = Measurement(promised, followed, size, None if sensitivity is None else float(sensitivity))
             self.state = adjusted(self.state, measured, self.settings, self.members)
         self.state = replace(self.state, updates=updates)
         self._measured = None
@@ -208,7 +214,5 @@ class Adaptation(nn.Module):
         return torch.tensor(astuple(self.state), dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        alpha, agents, mixers, updates, measurements, excess, followed, sensitivity = state.tolist()
-        self.state = AdaptiveState(
-            alpha, agents, mixers, int(updates), int(measurements), excess, followed, sensitivity
-        )
+        alpha, agents, mixers, updates, measurements, *smoothed = state.tolist()
+        self.state = AdaptiveState(alpha, agents, mixers, int(updates), int(measurements), *smoothed)

@@ -30,12 +30,13 @@ from tests.algorithms.test_registry import run_of
 RULE = AdaptiveSettings(enabled=True, smoothing=0.0, alpha_factor=2.0, alpha_min=0.001, alpha_max=0.1, subset_step=0.1)
 MEMBERS = (5, 10)
 START = AdaptiveState(alpha=0.01, agents=2.0, mixers=4.0)
-HIGH, MIDDLE, LOW = (Measurement(excess, 10.0, 0.5) for excess in (4.0, 2.0, 0.5))  # gaps 0.4, 0.2, 0.05
+HIGH, MIDDLE, LOW = (Measurement(10.0 + gap, 10.0, 10.0, 0.5) for gap in (4.0, 2.0, 0.5))  # 0.4, 0.2, 0.05
 
 
 def test_too_much_promised_makes_pessimism_grow_too_little_shrink() -> None:
     grown = adjusted(START, HIGH, RULE, MEMBERS)
-    assert (grown.alpha, grown.agents, grown.mixers, grown.gap) == (0.02, 2.5, 5.0, 0.4)
+    assert (grown.alpha, grown.agents, grown.mixers) == (0.02, 2.5, 5.0)
+    assert grown.gap == pytest.approx(0.4)
     assert grown.subsets == (3, 5)
     shrunk = adjusted(START, LOW, RULE, MEMBERS)
     assert (shrunk.alpha, shrunk.agents, shrunk.mixers) == (0.005, 1.5, 3.0)
@@ -62,8 +63,11 @@ def test_bounds_hold() -> None:
 
 
 @trials(max_examples=50)
-@given(st.lists(st.tuples(st.floats(-50, 50), st.floats(0, 20), st.floats(0, 1)), max_size=40), st.integers(1, 9))
-def test_any_history_stays_within_bounds(history: list[tuple[float, float, float]], members: int) -> None:
+@given(
+    st.lists(st.tuples(st.floats(-50, 50), st.floats(-20, 20), st.floats(0, 20), st.floats(0, 1)), max_size=40),
+    st.integers(1, 9),
+)
+def test_any_history_stays_within_bounds(history: list[tuple[float, float, float, float]], members: int) -> None:
     state = AdaptiveState(alpha=0.01, agents=1.0, mixers=float(members))
     for figures in history:
         state = adjusted(state, Measurement(*figures), RULE, (1, members))
@@ -72,21 +76,30 @@ def test_any_history_stays_within_bounds(history: list[tuple[float, float, float
 
 
 def test_without_any_reward_there_is_nothing_to_measure_against() -> None:
-    state = adjusted(START, Measurement(5.0, 0.0, 0.5), RULE, MEMBERS)
+    state = adjusted(START, Measurement(5.0, 0.0, 0.0, 0.5), RULE, MEMBERS)
     assert (state.alpha, state.subsets, state.gap) == (START.alpha, START.subsets, 0.0)
     for broken in (float("nan"), float("inf")):
-        assert adjusted(START, Measurement(broken, 1.0, 0.5), RULE, MEMBERS) == START
+        assert adjusted(START, Measurement(broken, 1.0, 1.0, 0.5), RULE, MEMBERS) == START
 
 
 def test_figures_are_smoothed_and_the_first_counts_in_full() -> None:
     rule = RULE.model_copy(update={"smoothing": 0.5})
-    once = adjusted(START, Measurement(4.0, 8.0, 0.2), rule, MEMBERS)
-    assert (once.excess, once.followed, once.sensitivity) == (4.0, 8.0, 0.2)
-    twice = adjusted(once, Measurement(1.0, 2.0, 0.8), rule, MEMBERS)
-    for found, (old, new) in zip(
-        (twice.excess, twice.followed, twice.sensitivity), ((4, 1), (8, 2), (0.2, 0.8)), strict=True
+    first, second = (4.0, -3.0, 8.0, 0.2), (1.0, 2.0, 2.0, 0.8)
+    once = adjusted(START, Measurement(*first), rule, MEMBERS)
+    assert (once.promised, once.followed, once.size, once.sensitivity) == first
+    twice = adjusted(once, Measurement(*second), rule, MEMBERS)
+    for found, old, new in zip(
+        (twice.promised, twice.followed, twice.size, twice.sensitivity), first, second, strict=True
     ):
         assert found == pytest.approx((old * 0.25 + new * 0.5) / 0.75)
+
+
+@pytest.mark.parametrize(
+    ("promised", "followed", "gap"),
+    [(6.0, 4.0, 0.5), (2.0, 4.0, -0.5), (-1.0, -4.0, -0.25), (-6.0, -4.0, -1.5), (2.0, -4.0, 0.5)],
+)
+def test_values_between_the_truth_and_zero_are_not_learned_yet(promised: float, followed: float, gap: float) -> None:
+    assert adjusted(START, Measurement(promised, followed, 4.0, 0.5), RULE, MEMBERS).gap == gap
 
 
 @pytest.mark.parametrize(
@@ -134,9 +147,12 @@ def test_the_gap_of_values_too_large_by_a_factor_is_the_factor_less_one(too_larg
             q_tot[0, t, b], q_tot[1, t, b] = too_large * value - 1, too_large * value + 1  # two mixers: their mean
             next_value[t, b] = too_large * 2 / (1 - gamma)
     mask = transition_mask(filled, terminated.t())
-    excess, followed = measurement(q_tot, reward, terminated, mask, next_value, gamma).tolist()
-    assert excess / followed == pytest.approx(too_large - 1, abs=1e-9)
-    assert followed > 0
+    promised, followed, size = measurement(q_tot, reward, terminated, mask, next_value, gamma).tolist()
+    found = adjusted(START, Measurement(promised, followed, size, None), RULE, MEMBERS)
+    assert found.gap == pytest.approx(too_large - 1, abs=1e-9)
+    assert size > 0
+    losses = measurement(-q_tot, -reward, terminated, mask, -next_value, gamma).tolist()
+    assert losses == pytest.approx([-promised, -followed, size])
 
 
 # -- in the learner ----------------------------------------------------------------------------------------------------
@@ -222,7 +238,7 @@ def test_a_resumed_learner_goes_on_as_if_nothing_had_happened() -> None:
 
 
 def test_the_state_survives_as_one_tensor() -> None:
-    state = AdaptiveState(0.0123456789, 1.7, 3.3, 1234567, 89, -0.5, 2.5, 0.125)
+    state = AdaptiveState(0.0123456789, 1.7, 3.3, 1234567, 89, -0.5, 2.5, 7.5, 0.125)
     first, second = (Adaptation(RULE, 0.01, (1, 1), MEMBERS) for _ in range(2))
     first.state = state
     saved = first.state_dict()
