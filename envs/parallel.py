@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import inspect
-import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,56 +13,37 @@ import numpy.typing as npt
 
 from phalanx.configs.errors import UserError
 
-LOG = logging.getLogger(__name__)
 PROBED_STEPS = 30
 FIRST_STEPS = 100
 
 
-def import_factory(module: str) -> Callable[..., Any]:
-    """`parallel_env` of the module that `env.module` names; importing it runs its code, so it is logged."""
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", module):
-        raise UserError(f"env.module={module!r} is not the name of a Python module; write it as in mpe2.simple_tag_v3")
-    LOG.info("importing %s, as env.module asks", module)
-    try:
-        imported = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        missing = str(error.name)
-        own = module == missing or module.startswith(missing + ".")
-        why = f"there is no module {missing}" if own else f"it needs {missing}, which is not installed"
-        raise UserError(f"env.module={module} cannot be imported: {why}; check the name or pip install it") from error
-    except Exception as error:
-        raise UserError(f"env.module={module} cannot be imported: {type(error).__name__}: {error}") from error
-    factory = getattr(imported, "parallel_env", None)
-    if not callable(factory):
-        raise UserError(
-            f"env.module={module} has no parallel_env: name a module of a PettingZoo environment with the Parallel API,"
-            " such as mpe2.simple_tag_v3"
-        )
-    return factory  # type: ignore[no-any-return]
+@dataclass(frozen=True)
+class Source:
+    """Where environments with the Parallel API come from, and how they are spoken of."""
 
+    name: str  # spec.env_name
+    label: str  # the setting that names them, with which errors begin: env.module=mpe2.simple_tag_v3
+    make: Callable[[], Any]  # one environment
+    arguments: Mapping[str, Any]  # what `make` gives it
+    argument_key: str = "env.kwargs"  # the setting that they come from
+    packages: tuple[str, ...] = ()  # distributions whose versions are recorded
+    scripted: Callable[[str], Any] | None = None  # agent's name -> function of (observation, Generator) to an action
+    groups: Mapping[str, str] | None = None  # agent's name -> its group; None: same name but for a number, same sizes
 
-def build(factory: Callable[..., Any], module: str, kwargs: Mapping[str, Any]) -> Any:
-    """One environment; what its constructor refuses is a UserError."""
-    try:
-        env = factory(**kwargs)
-    except Exception as error:
-        raise UserError(
-            f"{module}.parallel_env does not accept env.kwargs={dict(kwargs)}: {type(error).__name__}: {error}"
-        ) from error
-    if not getattr(env, "possible_agents", None):
-        raise UserError(f"env.module={module}: the environment names no possible_agents, so the team is unknown")
-    return env
-
-
-def versions(module: str) -> dict[str, str]:
-    """Versions of PettingZoo and of the package that `module` belongs to, where they can be told."""
-    found = {}
-    for package in ("pettingzoo", module.partition(".")[0]):
+    def build(self) -> Any:
+        """One environment; what its constructor refuses is a UserError."""
         try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+            env = self.make()
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"{self.label} does not accept {self.argument_key}={dict(self.arguments)}:"
+                f" {type(error).__name__}: {error}"
+            ) from error
+        if not getattr(env, "possible_agents", None):
+            raise UserError(f"{self.label}: the environment names no possible_agents, so the team is unknown")
+        return env
 
 
 @dataclass(frozen=True)
@@ -108,7 +85,7 @@ class Agent:
         return mask
 
 
-def describe(env: Any, name: str, module: str) -> Agent:
+def describe(env: Any, name: str, label: str) -> Agent:
     """Reads one agent's spaces; a UserError where its observations cannot be made numbers."""
     from gymnasium.spaces import Box, Dict, Discrete, flatdim
 
@@ -119,7 +96,7 @@ def describe(env: Any, name: str, module: str) -> Agent:
         size = int(flatdim(space))
     except (NotImplementedError, ValueError) as error:
         raise UserError(
-            f"env.module={module}: the observations of {name} are {space}, which has no fixed number of values, so that"
+            f"{label}: the observations of {name} are {space}, which has no fixed number of values, so that"
             " a network cannot read them"
         ) from error
     plain = isinstance(space, Box) and len(space.shape) == 1 and not masked
@@ -152,19 +129,18 @@ def choose_team(agents: list[Agent], wanted: list[str] | None) -> list[Agent]:
     return [agent for agent in agents if any(fnmatchcase(agent.name, pattern) for pattern in wanted)]
 
 
-def one_kind_of_action(team: Sequence[Agent], module: str) -> bool:
-    """True: all discrete; False: all continuous and of the same size; a UserError otherwise."""
+def one_kind_of_action(team: Sequence[Agent], label: str) -> bool:
+    """True: all discrete; False: all continuous; a UserError otherwise."""
     from gymnasium.spaces import Box
 
     if all(agent.choices for agent in team):
         return True
     spaces = [agent.action_space for agent in team]
-    floating = all(isinstance(space, Box) and np.issubdtype(space.dtype, np.floating) for space in spaces)
-    if floating and len({int(np.prod(space.shape)) for space in spaces}) == 1:
+    if all(isinstance(space, Box) and np.issubdtype(space.dtype, np.floating) for space in spaces):
         return False
     shown = ", ".join(f"{agent.name}: {agent.action_space}" for agent in team)
     raise UserError(
-        f"env.module={module}: the team's actions must all be Discrete, or all be float Boxes of one size, but they are"
+        f"{label}: the team's actions must all be Discrete, or all be float Boxes, but they are"
         f" {shown}; choose another env.team or env.kwargs, or convert the actions in the environment"
     )
 
@@ -207,7 +183,7 @@ class Facts:
     state_is_observations: bool  # env.state() was every agent's observation, one after the other
 
 
-def try_out(env: Any, agents: Sequence[Agent], module: str) -> Facts:
+def try_out(env: Any, agents: Sequence[Agent], label: str) -> Facts:
     """Plays the beginning of an episode twice and compares. An environment that fails in it is a UserError.
 
     The first time it is played further, because some environments carry things over from one episode to the next.
@@ -215,12 +191,12 @@ def try_out(env: Any, agents: Sequence[Agent], module: str) -> Facts:
     seedable = can_be_seeded(env)
     seed = 12345 if seedable else None
     try:
-        first, second = (_play(env, agents, module, seed, steps) for steps in (FIRST_STEPS, PROBED_STEPS))
+        first, second = (_play(env, agents, label, seed, steps) for steps in (FIRST_STEPS, PROBED_STEPS))
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"env.module={module}: the environment failed in its first steps: {type(error).__name__}: {error}"
+            f"{label}: the environment failed in its first steps: {type(error).__name__}: {error}"
         ) from error
     same = len(second) == min(len(first), PROBED_STEPS) and all(
         np.array_equal(a, b, equal_nan=True) and _same(s, t) for (a, s), (b, t) in zip(first, second, strict=False)
@@ -239,7 +215,7 @@ def _same(a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None) -> bool:
     return a is b or (a is not None and b is not None and np.array_equal(a, b, equal_nan=True))
 
 
-def _play(env: Any, agents: Sequence[Agent], module: str, seed: int | None, steps: int) -> list[tuple[Any, Any]]:
+def _play(env: Any, agents: Sequence[Agent], label: str, seed: int | None, steps: int) -> list[tuple[Any, Any]]:
     """(all observations, state) of the first steps of an episode with fixed random actions."""
     rng, record = np.random.default_rng(0), []
     observations, infos = reset(env, seed)
@@ -254,7 +230,7 @@ def _play(env: Any, agents: Sequence[Agent], module: str, seed: int | None, step
             vector = agent.read(observations[agent.name])
             if vector.size != agent.size:
                 raise UserError(
-                    f"env.module={module}: {agent.name} observes {vector.size} numbers but its observation_space"
+                    f"{label}: {agent.name} observes {vector.size} numbers but its observation_space"
                     f" declares {agent.size}"
                 )
             seen.append(vector.astype(np.float32))
@@ -271,7 +247,7 @@ def _play(env: Any, agents: Sequence[Agent], module: str, seed: int | None, step
     return record
 
 
-def episode_limit(env: Any, kwargs: Mapping[str, Any], wanted: int | None, module: str) -> int:
+def episode_limit(env: Any, kwargs: Mapping[str, Any], wanted: int | None, label: str) -> int:
     """`env.max_steps`, or what the environment says of itself; a UserError where it says nothing."""
     if wanted is not None:
         return wanted
@@ -281,6 +257,6 @@ def episode_limit(env: Any, kwargs: Mapping[str, Any], wanted: int | None, modul
             if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0:
                 return int(value)
     raise UserError(
-        f"env.max_steps is needed: {module} does not say how long its episodes are (neither env.kwargs.max_cycles nor"
+        f"env.max_steps is needed: {label} does not say how long its episodes are (neither env.kwargs.max_cycles nor"
         " an attribute max_cycles); set the number of steps after which they are cut off"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from phalanx.configs.errors import UserError
 from phalanx.envs.opponents import checkpoint_path, load_opponents, parse_opponents
-from phalanx.envs.parallel import Agent
+from phalanx.envs.parallel import Agent, Source
 from phalanx.envs.team import Bools, Floats, TeamPolicy
 
 Reply = Callable[[int, frozenset[str]], dict[str, Any]]
@@ -94,15 +93,15 @@ class Random(_Independent):
 
 
 class Scripted(_Independent):
-    """What the module's `scripted_policy(agent)` gives: a function of (observation, numpy Generator) to an action.
+    """What the source's `scripted(agent)` gives: a function of (observation, numpy Generator) to an action.
     The generator is the episode's own, so a scripted opponent is as reproducible as its function."""
 
-    def __init__(self, module: str, agents: Sequence[Agent], num_envs: int) -> None:
+    def __init__(self, source: Source, agents: Sequence[Agent], num_envs: int) -> None:
         super().__init__(agents, num_envs)
-        make = getattr(importlib.import_module(module), "scripted_policy", None)
-        if not callable(make):
+        make = source.scripted
+        if make is None:
             raise UserError(
-                f"env.opponents=scripted: {module} offers no scripted_policy(agent); choose random, still or"
+                f"env.opponents=scripted: {source.label} offers no scripted_policy(agent); choose random, still or"
                 " checkpoint:DIR"
             )
         self._policies = {agent.name: make(agent.name) for agent in agents}
@@ -149,7 +148,7 @@ class Trained(Opponents):
 
 def make_opponents(
     text: str,
-    module: str,
+    source: Source,
     agents: Sequence[Agent],
     num_envs: int,
     load_policy: Callable[[str], TeamPolicy] | None,
@@ -166,10 +165,12 @@ def make_opponents(
                 _nothing(agent)
         return Still(agents, num_envs)
     if kind == "scripted":
-        return Scripted(module, agents, num_envs)
+        return Scripted(source, agents, num_envs)
     directory = checkpoint_path(text) or ""
     if not all(agent.choices for agent in agents):
-        raise UserError(f"env.opponents={text} needs opponents with discrete actions, which {module} does not have")
+        raise UserError(
+            f"env.opponents={text} needs opponents with discrete actions, which {source.label} does not have"
+        )
     width, choices = max(agent.size for agent in agents), max(agent.choices for agent in agents)
     return Trained(load_opponents(load_policy, directory, len(agents), width, choices), agents, num_envs)
 

@@ -345,6 +345,39 @@ def test_trained_opponents_see_their_own_side_and_are_reset_with_their_episode()
     assert policy.log[7:9] == [("rows", [0]), ("rows", [1])]
 
 
+# ---- games of turns
+
+
+def aec(num_envs: int = 1, kind: str = "Cycle", **settings: Any) -> PettingZooTeam:
+    given = PettingZooTeam.Settings(module="tests.envs.toys_aec", kwargs={"kind": kind}, **settings)
+    return PettingZooTeam(given, num_envs)
+
+
+def test_a_game_of_cycles_is_played_through_pettingzoos_own_conversion() -> None:
+    assert check_env(lambda n: aec(n)) == []
+    env = aec(2, max_steps=4)
+    assert (env.spec.n_agents, env.spec.obs_dim, env.spec.n_actions) == (2, 2, 3)
+    obs = start(env)
+    assert obs.obs[0, 0, 0] != obs.obs[1, 0, 0]
+    for t in range(1, 4):
+        step = env.step(np.array([[1, 2], [0, 2]]))
+        assert step.agent_reward is not None
+        assert step.agent_reward.tolist() == [[1, 2], [0, 2]]
+        assert step.next.obs[:, :, 1].tolist() == [[t, t], [t, t]]
+    last = env.step(np.array([[1, 2], [0, 2]]))
+    assert last.truncated.all()
+    assert last.final is not None
+    assert last.final.obs[:, :, 1].tolist() == [[4, 4], [4, 4]]
+
+
+@pytest.mark.parametrize(
+    ("module", "kwargs"), [("tests.envs.toys_aec", {"kind": "Turns"}), ("pettingzoo.classic.tictactoe_v3", {})]
+)
+def test_a_game_in_which_one_sees_what_the_other_just_did_is_refused(module: str, kwargs: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=rf"env\.module={module} is a game of turns.*is_parallelizable"):
+        PettingZooTeam(PettingZooTeam.Settings(module=module, kwargs=kwargs, max_steps=9), 1)
+
+
 # ---- what cannot be seeded, and pictures
 
 
@@ -388,13 +421,13 @@ def test_pictures_come_from_the_environment_where_it_makes_some() -> None:
         ({"module": "mpe2.no_such_task"}, r"there is no module mpe2\.no_such_task"),
         ({"module": "../evil"}, "is not the name of a Python module"),
         ({"module": "pettingzoo.mpe"}, "cannot be imported: ImportError"),
-        ({"module": "json"}, "json has no parallel_env"),
+        ({"module": "json"}, "json has no parallel_env and no env"),
         ({"module": "mpe2.simple_tag_v3", "kwargs": {"wings": 2}}, r"does not accept env\.kwargs=.*wings"),
         ({"team": ["green_0"]}, "there is no agent green_0; the agents are red_0, red_1, blue_0"),
         ({"team": []}, "leaves nobody to learn"),
         ({"kwargs": {"kind": "Endless"}}, "env.max_steps is needed"),
         ({"kwargs": {"kind": "NoState"}, "state": "env"}, r"has no state\(\)"),
-        ({"kwargs": {"kind": "Mixed"}}, "must all be Discrete, or all be float Boxes of one size"),
+        ({"kwargs": {"kind": "Mixed"}}, "must all be Discrete, or all be float Boxes"),
         ({"kwargs": {"kind": "Several"}}, "MultiDiscrete"),
         ({"kwargs": {"kind": "Boundless"}}, "no fixed number of values"),
         ({"kwargs": {"kind": "LyingSpace"}}, "red_0 observes 3 numbers but its observation_space declares 2"),
@@ -421,6 +454,19 @@ def test_bounded_observation_spaces_are_declared_and_checked() -> None:
     problems = check_env(lambda n: toy("BeyondItsBounds", n))
     assert [problem.name for problem in problems] == ["beyond the range"]
     assert "is 3.0, declared are 0.0 to 2.5" in problems[0].sentence
+
+
+def test_continuous_actions_of_unequal_sizes_are_padded() -> None:
+    assert check_env(lambda n: toy("UnequalBoxes", n)) == []
+    env = toy("UnequalBoxes")
+    assert (env.spec.discrete, env.spec.action_dims) == (False, (1, 2, 2))
+    start(env)
+    env.step(np.array([[[1, 9], [-1, 0.5], [0, 0]]], np.float32))
+    assert {name: action.tolist() for name, action in orders(env)[-1].items()} == {
+        "red_0": [4],
+        "red_1": [-1, 0.5],
+        "blue_0": [0, 0],
+    }
 
 
 def test_opponents_of_the_wrong_size_are_refused() -> None:

@@ -187,6 +187,13 @@ class Continuous(Toy):
         return Box(np.array([0, -2, -np.inf], np.float32), np.array([1, 2, np.inf], np.float32))
 
 
+class UnequalBoxes(Toy):
+    """red_0 has one number in [0, 4] to choose, the others two in [-1, 1]."""
+
+    def action_space(self, agent: str) -> Any:
+        return Box(0, 4, (1,), np.float32) if agent == "red_0" else Box(-1, 1, (2,), np.float32)
+
+
 class Mixed(Toy):
     def action_space(self, agent: str) -> Any:
         return Box(-1, 1, (2,), np.float32) if agent == "red_1" else Discrete(3)

@@ -1,0 +1,74 @@
+"""Importing what settings name: a user's module, a class in one, a library that only some environments need."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import logging
+import re
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+from phalanx.configs.errors import UserError
+
+LOG = logging.getLogger(__name__)
+_MODULE = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
+
+
+def import_module(name: str, key: str, example: str) -> ModuleType:
+    """The module `name` that the setting `key` asks for; importing it runs its code, so it is logged. `example` is what
+    the setting could look like; a UserError tells what is wrong with it."""
+    if not re.fullmatch(_MODULE, name):
+        raise UserError(f"{key}={name!r} is not the name of a Python module; write it as in {example}")
+    return _imported(name, f"{key}={name}", key)
+
+
+def import_object(place: str, key: str, example: str) -> Any:
+    """What the setting `key` names as `module:Name`; errors as in `import_module`."""
+    if not re.fullmatch(rf"{_MODULE}:{_MODULE}", place):
+        raise UserError(f"{key}={place!r} is not a place module:Name; write it as in {example}")
+    module, _, path = place.partition(":")
+    found: Any = _imported(module, f"{key}={place}", key)
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise UserError(f"{key}={place}: {module} has no {path}")
+        found = getattr(found, name)
+    return found
+
+
+def import_library(module: str, needs: str) -> Any:
+    """A library that comes with an extra or that users install themselves. `needs` is the sentence that says who needs
+    it and how to install it, which is what a UserError says where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{needs} (there is no module {error.name})") from error
+    except Exception as error:
+        raise UserError(f"{needs} (importing {module} failed: {type(error).__name__}: {error})") from error
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of the installed distributions among `packages`, for metadata.json."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _imported(module: str, shown: str, key: str) -> ModuleType:
+    LOG.info("importing %s, as %s asks", module, key)
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = str(error.name)
+        own = module == missing or module.startswith(missing + ".")
+        why = f"there is no module {missing}" if own else f"it needs {missing}, which is not installed"
+        raise UserError(
+            f"{shown} cannot be imported: {why}; check the name, pip install it, or put its folder on PYTHONPATH"
+        ) from error
+    except Exception as error:
+        raise UserError(f"{shown} cannot be imported: {type(error).__name__}: {error}") from error
