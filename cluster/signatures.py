@@ -21,7 +21,6 @@ VOLATILE_MINIMUM = "volatile_minimum"
 SIGNATURES = (Q_EXPLOSION, COLLAPSED_COORDINATION, VOLATILE_MINIMUM)
 
 _TOLD = ("q_start_mean", "mc_return_mean", "dqtot_dqi_mean", "target_spread", "td_error_abs_mean")
-_ALPHA = "algorithm.regulariser.alpha"
 
 
 @dataclass(frozen=True)
@@ -128,18 +127,18 @@ def _explosion(figures: Mapping[str, str], algorithm: Any, mixes: bool) -> str:
         f"values run away: at the start of episodes Q_tot is {figures['q_start_mean']}, the return that followed"
         f" {figures['mc_return_mean']}"
     )
-    ensemble = getattr(algorithm, "ensemble", None)
-    if ensemble is None or not mixes:
+    ensemble = algorithm.ensemble
+    if not mixes:
         return f"{seen}; choose a method against overestimation, such as algorithm.name=demar"
     return (
-        f"{seen}; raise {_ALPHA} (now {algorithm.regulariser.alpha:g}), or algorithm.ensemble.agents and"
+        f"{seen}; raise {_alpha(algorithm)}, or algorithm.ensemble.agents and"
         f" algorithm.ensemble.mixers with their subsets (now {ensemble.agents} and {ensemble.mixers})"
     )
 
 
 def _collapse(figures: Mapping[str, str], algorithm: Any, mixes: bool) -> str:
-    alpha = getattr(getattr(algorithm, "regulariser", None), "alpha", 0.0)
-    advice = f"lower {_ALPHA} (now {alpha:g})" if alpha else "they vanished without a regulariser: lower algorithm.lr"
+    regularised = _adapts(algorithm) or algorithm.regulariser.alpha > 0
+    advice = f"lower {_alpha(algorithm)}" if regularised else "they vanished without a regulariser: lower algorithm.lr"
     return f"the agents' values hardly enter Q_tot: ∂Q_tot/∂Q_i is {figures['dqtot_dqi_mean']} on average; {advice}"
 
 
@@ -148,12 +147,23 @@ def _volatility(figures: Mapping[str, str], algorithm: Any, mixes: bool) -> str:
     drawn = [
         f"algorithm.ensemble.{kind}_subset (now {getattr(ensemble, f'{kind}_subset')} of {getattr(ensemble, kind)})"
         for kind in ("agents", "mixers")
-        if getattr(ensemble, f"{kind}_subset") not in (None, getattr(ensemble, kind))
+        if getattr(ensemble, f"{kind}_subset") not in (None, getattr(ensemble, kind)) and not _adapts(algorithm)
     ]
     advice = f"raise {' and '.join(drawn)}, so that less depends on the draw" if drawn else "lower algorithm.lr"
     if mixes:
-        advice += f", or raise {_ALPHA} (now {algorithm.regulariser.alpha:g})"
+        advice += f", or raise {_alpha(algorithm)}"
     return (
         f"what the target is the minimum of disagrees by {figures['target_spread']}, with TD errors of"
         f" {figures['td_error_abs_mean']}; {advice}"
     )
+
+
+def _alpha(algorithm: Any) -> str:
+    """The setting of α_reg: with adaptive DEMAR its bound."""
+    if _adapts(algorithm):
+        return f"algorithm.adaptive.alpha_max (now {algorithm.adaptive.alpha_max:g})"
+    return f"algorithm.regulariser.alpha (now {algorithm.regulariser.alpha:g})"
+
+
+def _adapts(algorithm: Any) -> bool:
+    return bool(algorithm.adaptive.enabled)

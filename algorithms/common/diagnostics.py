@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from phalanx.algorithms.base import Metrics, TensorBatch
-from phalanx.algorithms.common.linear import StackedLinear
 from phalanx.algorithms.common.losses import masked_mean
 from phalanx.algorithms.common.mixers import MixingWeights, mixing_gradient
 from phalanx.algorithms.common.targets import mask_unavailable
 
 if TYPE_CHECKING:
+    from phalanx.algorithms.common.networks.base import AgentNetworks
     from phalanx.algorithms.value_mixing import Terms, ValueMixing
 
 QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
@@ -32,7 +32,7 @@ _LEAST_SHARE = 0.01  # an episode stands for at most a hundred times what it sho
 @torch.no_grad()
 def value_diagnostics(algorithm: ValueMixing, batch: TensorBatch) -> Metrics:
     """Every figure that a forward pass gives; names without an area. Where an algorithm has no generated mixing
-    weights, no ensemble or no ReLU layer `fc1`, the figures about them are missing."""
+    weights, no ensemble or no ReLU layer in front, the figures about them are missing."""
     terms = _terms(algorithm, batch)
     prepared, mask, gamma = terms.prepared, terms.mask, algorithm.settings.gamma
     figures = overestimation(terms.q_tot, prepared.reward, prepared.terminated, mask, gamma)
@@ -50,9 +50,7 @@ def value_diagnostics(algorithm: ValueMixing, batch: TensorBatch) -> Metrics:
     if len(members) > 1:
         figures["target_spread"] = gamma * spread(members.masked_fill(prepared.terminated, 0.0), mask)
     figures |= td_errors(terms.q_tot - terms.target, mask)
-    layer = getattr(algorithm.agents, "fc1", None)
-    if isinstance(layer, StackedLinear) and layer.weight.shape[0] == len(terms.values):
-        figures["dead_units"] = dead_share(layer, prepared.inputs[:-1], mask)
+    figures |= dead_units(algorithm.agents, prepared.inputs[:-1], mask)
     if algorithm.spec.n_agents > 1:
         figures["snd"] = team_diversity(algorithm, first_episodes(batch, SND_EPISODES))
     return figures
@@ -163,14 +161,27 @@ def _members_of_the_target(algorithm: ValueMixing, terms: Terms) -> Tensor:
 # -- the agents ------------------------------------------------------------------------------------------------------
 
 
-def dead_share(layer: StackedLinear, inputs: Tensor, mask: Tensor) -> Tensor:
-    """Share of the layer's ReLU units, over all members, that no valid input activates.
+def dead_units(agents: AgentNetworks, inputs: Tensor, mask: Tensor) -> Metrics:
+    """`dead_share` of the agent networks' first layer, if that is one with ReLU: of gru, mlp (also as the base of
+    hyper_*) and asn. inputs: [T, B·N, I]; mask: [T, B]."""
+    layers = agents.chosen()
+    first = layers.get("fc1", layers.get("own_fc1"))
+    if first is None:
+        return {}
+    seen = inputs.view(*mask.shape, -1, inputs.shape[-1])[mask]  # [valid, N, I]
+    if agents.view is not None:
+        seen = agents.view.cut(seen)
+    # With parameters of their own, each agent's layers see what that agent sees.
+    return {"dead_units": dead_share(*first, seen.movedim(1, 0) if agents.split else seen.flatten(0, 1).unsqueeze(0))}
 
-    inputs: [T, B·N, I]; mask: [T, B]. Returns a scalar.
+
+def dead_share(weight: Tensor, bias: Tensor, inputs: Tensor) -> Tensor:
+    """Share of the ReLU units of S layers side by side that no row of their input activates.
+
+    weight: [S, U, I], bias: [S, U], inputs: [N, R, I], of which layer s sees number s mod N. Returns a scalar.
     """
-    steps, episodes = mask.shape
-    valid = inputs.view(steps, episodes, -1, inputs.shape[-1])[mask].flatten(0, 1)
-    ever = [(valid @ weight.t() + bias > 0).any(0) for weight, bias in zip(layer.weight, layer.bias, strict=True)]
+    # One layer after the other: all at once may not fit into memory.
+    ever = [(inputs[s % len(inputs)] @ weight[s].t() + bias[s] > 0).any(0) for s in range(len(weight))]
     return 1 - torch.stack(ever).to(inputs.dtype).mean()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from phalanx.algorithms.base import TensorBatch
 from phalanx.algorithms.common import diagnostics
-from phalanx.algorithms.common.linear import StackedLinear
+from phalanx.algorithms.registry import make_algorithm
 from phalanx.algorithms.value_mixing import ValueMixing
 from phalanx.cluster.metrics import FIGURES
+from phalanx.cluster.run_folder import CATALOGUE
+from phalanx.configs.load import load_run
+from phalanx.envs.registry import make_env
+from phalanx.envs.team import TeamSpec
 from tests.algorithms.helpers import MIXING, NAMES, SPEC, build, doubles, random_batch, terms, with_garbage
 
 LENGTHS = [3, 1, 6, 5]
@@ -196,15 +202,31 @@ def test_every_method_has_its_figures_and_padding_changes_none(name: str) -> Non
 
 
 def test_dead_units_by_hand() -> None:
-    layer = StackedLinear(2, 1, 3)
+    weight = torch.tensor([[[1.0], [-1.0], [0.0]], [[1.0], [1.0], [1.0]]])
+    bias = torch.tensor([[0.0, 0.0, -1.0], [-5.0, -1.0, 0.0]])
+    few = torch.tensor([[[2.0], [1.0]]])  # [1, R=2, I=1], for both layers
+    # units: x > 0 lives; -x > 0 and 0 > 1 are dead; x > 5 is dead; x > 1 and x > 0 live
+    assert float(diagnostics.dead_share(weight, bias, few)) == pytest.approx(3 / 6)
+    more = torch.tensor([[[2.0], [-9.0]]])
+    assert float(diagnostics.dead_share(weight, bias, more)) == pytest.approx(2 / 6)
+    each_its_own = torch.tensor([[[-1.0]], [[9.0]]])
+    assert float(diagnostics.dead_share(weight, bias, each_its_own)) == pytest.approx(2 / 6)
+
+
+def test_a_unit_that_only_padding_activates_is_dead() -> None:
+    algorithm = build("qmix")
+    batch = random_batch(8, [2, 6])
+    batch.obs[:] = 0
+    batch.obs[0, 3:, :, 0] = 1.0  # never seen
     with torch.no_grad():
-        layer.weight.copy_(torch.tensor([[[1.0], [-1.0], [0.0]], [[1.0], [1.0], [1.0]]]))
-        layer.bias.copy_(torch.tensor([[0.0, 0.0, -1.0], [-5.0, -1.0, 0.0]]))
-    inputs = torch.tensor([[[2.0], [1.0]], [[9.0], [-9.0]]])  # [T=2, B·N=2·1, 1]; only the first step counts
-    # units: x > 0 lives; -x > 0 only beyond the mask; never; x > 5 only beyond the mask; x > 1 lives; x > 0 lives
-    mask = torch.tensor([[True, True], [False, False]])
-    assert float(diagnostics.dead_share(layer, inputs, mask)) == pytest.approx(3 / 6)
-    assert float(diagnostics.dead_share(layer, inputs, torch.ones_like(mask))) == pytest.approx(1 / 6)
+        algorithm.agents.fc1.weight[:] = 0
+        algorithm.agents.fc1.bias[:] = -0.5
+        algorithm.agents.fc1.bias[:, 0] = 1.0
+        algorithm.agents.fc1.weight[:, 1, 0] = 1.0
+    units = algorithm.agents.hidden
+    assert figures(algorithm, batch)["dead_units"] == pytest.approx((units - 1) / units)
+    batch.obs[1, 5, 1, 0] = 1.0
+    assert figures(algorithm, batch)["dead_units"] == pytest.approx((units - 2) / units)
 
 
 def test_dead_units_of_an_algorithm() -> None:
@@ -274,6 +296,52 @@ def test_everybody_is_shown_one_agents_history() -> None:
             assert torch.equal(shown.obs[episode, :, agent], batch.obs[episode, :, source])
             assert torch.equal(shown.actions[episode, :, agent], batch.actions[episode, :, source])
             assert torch.equal(shown.avail[episode, :, agent], batch.avail[episode, :, source])
+
+
+# -- other networks ----------------------------------------------------------------------------------------------------
+
+NETWORKS = [
+    *(
+        {"network": network, "sharing": sharing}
+        for network in ("gru", "mlp")
+        for sharing in ("full", "full_id", "none")
+    ),
+    *({"network": network} for network in ("hyper_linear", "hyper_mlp", "asn", "updet", "atm")),
+]
+
+
+def of_networks(agent: dict[str, Any], ensemble: int = 1) -> ValueMixing:
+    """QMIX on simple_tag, which says what its entities are; single precision, initial weights."""
+    overrides = [f"agent.{key}={value}" for key, value in {"hidden": 12, **agent}.items()]
+    run = load_run("demar_tag", [*overrides, f"algorithm.ensemble.agents={ensemble}"], catalogue=CATALOGUE)
+    algorithm = make_algorithm(run, tag_spec())
+    assert isinstance(algorithm, ValueMixing)
+    return algorithm
+
+
+@functools.cache
+def tag_spec() -> TeamSpec:
+    return make_env(load_run("demar_tag", catalogue=CATALOGUE).env, 1).spec
+
+
+@pytest.mark.parametrize("agent", NETWORKS, ids=lambda agent: "-".join(agent.values()))
+def test_every_agent_network_has_its_figures(agent: dict[str, Any]) -> None:
+    algorithm = of_networks(agent, ensemble=2)
+    batch = TensorBatch.of(random_batch(14, [4, 2, 3], spec=tag_spec()), torch.device("cpu"))
+    found = {name: float(value) for name, value in algorithm.diagnostics(batch).items()}
+    assert all(np.isfinite(value) for value in found.values())
+    missing = {"dead_units"} if agent["network"] in ("updet", "atm") else set()
+    assert set(found) == set(FIGURES) - {"agent_gradient_cosine"} - missing
+    assert missing or 0 <= found["dead_units"] < 1
+    if agent.get("sharing") == "full":
+        assert found["snd"] == 0
+    elif agent.get("sharing") == "none" or agent["network"].startswith("hyper_"):
+        assert 0 < found["snd"] <= 1
+    cosine = float(diagnostics.gradient_cosine(algorithm, batch))
+    if agent.get("sharing") == "none":
+        assert cosine == pytest.approx(0, abs=1e-6)  # no parameter belongs to two agents
+    else:
+        assert -1 <= cosine <= 1
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------

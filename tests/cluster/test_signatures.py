@@ -174,6 +174,7 @@ def test_rows_without_figures_say_nothing_and_change_nothing() -> None:
         (COLLAPSE, (), "lower algorithm.regulariser.alpha (now 0.002)"),
         (COLLAPSE, ("algorithm.name=qmix",), "without a regulariser: lower algorithm.lr"),
         (VOLATILE, (), "lower algorithm.lr, or raise algorithm.regulariser.alpha (now 0.002)"),
+        (COLLAPSE, ("algorithm.adaptive.enabled=true",), "lower algorithm.adaptive.alpha_max (now 0.1)"),
         (VOLATILE, ("algorithm.ensemble.mixers_subset=2",), "raise algorithm.ensemble.mixers_subset (now 2 of 3)"),
     ],
 )
