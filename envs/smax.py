@@ -1,0 +1,136 @@
+"""SMAX: battles like StarCraft's micromanagement, simulated by JaxMARL (arXiv 2311.10090). Needs the extra `smax`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from phalanx.configs.base import Settings
+from phalanx.configs.settings import EnvSettings
+from phalanx.envs.smax_scenarios import Scenario, listed_scenario, named_scenario, outcome, scaled, team_spec
+from phalanx.envs.smax_simulator import Frame, Rules, Simulator, versions
+from phalanx.envs.team import Obs, Step, TeamEnv, TeamPolicy
+
+
+class UnitListSettings(Settings):
+    allies: dict[str, int] = Field(description="how many of each type of unit, in the order of the agents")
+    enemies: dict[str, int] = Field(description="the same of the other side")
+
+
+class SmaxSettings(EnvSettings):
+    """`env.name=smax`."""
+
+    name: Literal["smax"] = Field(default="smax", description="smax: battles against a heuristic, simulated by JaxMARL")
+    scenario: str | UnitListSettings = Field(
+        default="3m",
+        description="a scenario of the simulator (3m, 2s3z, 3s5z, smacv2_10_units, …), or units of both sides:"
+        " {allies: {stalker: 3, zealot: 5}, enemies: {marine: 8}}; there are marine, marauder, stalker, zealot,"
+        " zergling, hydralisk",
+    )
+    max_steps: int | None = Field(  # type: ignore[assignment]
+        default=None,
+        ge=1,
+        description="steps after which a battle is cut off (truncated); if not given, the limit of SMAC's map of that"
+        " name, 200 for smacv2_*, 150 for units of one's own",
+    )
+    reward: Literal["smax", "smac"] = Field(
+        default="smax",
+        description="scale of the reward: smax (the simulator's: a won battle returns 2, half of it for the enemies'"
+        " health, half for the victory) or smac (ten times as much: 20, as in SMAC)",
+    )
+    enemy_attack: Literal["closest", "random"] = Field(
+        default="closest", description="whom an enemy shoots at among those in range, until they are dead or gone"
+    )
+    enemy_shoots: bool = Field(default=True, description="false: enemies walk, but never shoot")
+    see_enemy_actions: bool = Field(
+        default=True, description="agents see how enemies that are in sight moved and whom they shot at"
+    )
+    walls_kill: bool = Field(
+        default=True, description="units that touch the edge of the map die (enemies' deaths are paid for, too)"
+    )
+
+    @model_validator(mode="after")
+    def _scenario_exists(self) -> SmaxSettings:
+        self.resolved()
+        return self
+
+    def resolved(self) -> Scenario:
+        """The scenario that is meant."""
+        if isinstance(self.scenario, str):
+            return named_scenario(self.scenario)
+        return listed_scenario(self.scenario.allies, self.scenario.enemies)
+
+
+class Smax(TeamEnv):
+    """The allies of a battle as a team: they move (up, right, down, left), stop, or attack an enemy in range.
+
+    The dead may only stop. `Step.info`: win, dead_allies and dead_enemies (who died in this step).
+    """
+
+    Settings = SmaxSettings
+
+    def __init__(
+        self, settings: SmaxSettings, num_envs: int, load_policy: Callable[[str], TeamPolicy] | None = None
+    ) -> None:
+        scenario = settings.resolved()
+        limit = settings.max_steps or scenario.limit
+        rules = Rules(
+            scenario=scenario,
+            limit=limit,
+            enemy_attack=settings.enemy_attack,
+            enemy_shoots=settings.enemy_shoots,
+            see_enemy_actions=settings.see_enemy_actions,
+            walls_kill=settings.walls_kill,
+        )
+        self._simulator = Simulator(rules, num_envs)
+        self.spec = team_spec(scenario, limit, versions())
+        self.num_envs = num_envs
+        self._scale = settings.reward
+        self._n = scenario.n_allies
+        self._units = scenario.n_allies + scenario.n_enemies
+        self._elapsed = np.zeros(num_envs, np.int64)
+        self._alive = np.zeros((num_envs, self._units), np.bool_)
+        self._seeds: Sequence[Iterator[int]] = ()
+
+    def reset(self, seeds: Sequence[Iterator[int]]) -> Obs:
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"got {len(seeds)} seed sequences for {self.num_envs} environments")
+        self._seeds = seeds
+        spec = self.spec
+        frame = self._simulator.empty_frame(spec.n_agents, spec.obs_dim, spec.state_dim, spec.n_actions, self._units)
+        self._begin(np.arange(self.num_envs), frame)
+        self._alive = frame.alive
+        return frame.shown(self._n)
+
+    def step(self, actions: npt.NDArray[Any]) -> Step:
+        frame, reward = self._simulator.step(actions)
+        self._elapsed += 1
+        what = outcome(self._alive, frame.alive, self._n, self._elapsed, self.spec.episode_limit)
+        rows = np.flatnonzero(what.terminated | what.truncated)
+        final = None
+        if len(rows):
+            final = frame.shown(self._n).rows(rows)
+            self._begin(rows, frame)
+        self._alive = frame.alive
+        return Step(
+            next=frame.shown(self._n),
+            reward=scaled(reward, self._scale),
+            terminated=what.terminated,
+            truncated=what.truncated,
+            final=final,
+            info={"win": what.win, "dead_allies": what.dead_allies, "dead_enemies": what.dead_enemies},
+        )
+
+    @property
+    def unit_types(self) -> npt.NDArray[np.int64]:
+        """[E, N] The type (a place in `smax_scenarios.UNIT_TYPES`) of every agent in the present episodes: their
+        groups, where a scenario draws them anew in every episode."""
+        return self._simulator.units()["types"][:, : self._n].astype(np.int64)
+
+    def _begin(self, rows: npt.NDArray[np.int64], frame: Frame) -> None:
+        self._simulator.begin(rows, [next(self._seeds[e]) for e in rows], frame)
+        self._elapsed[rows] = 0

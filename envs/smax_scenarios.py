@@ -1,0 +1,197 @@
+"""What SMAX fights about: units, scenarios, episode limits, what is seen, how a battle ends. No simulator in here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+from phalanx.configs.errors import UserError
+from phalanx.envs.team import Bools, Columns, EntityView, Floats, TeamSpec
+
+UNIT_TYPES = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")
+"""The simulator's units; a unit's number is its place here."""
+
+MOVES = 5  # actions that are aimed at nobody: four directions, stop
+OTHER_FEATURES = 7 + len(UNIT_TYPES)  # numbers that an agent sees of another unit
+OWN_FEATURES = 4 + len(UNIT_TYPES)  # and of itself; the state has as many of each unit, and its team and type
+PERFECT = {"smax": 2.0, "smac": 20.0}
+"""Return of a won battle by reward scale: the simulator pays 1 for all of the enemy's health and 1 for the victory."""
+
+OWN_LIMIT = 150  # steps, of scenarios that are in no table; what most of SMAC's own have
+NOT_IN_SMAX = {
+    "MMM": "medivacs",
+    "MMM2": "medivacs",
+    "1c3s5z": "colossi",
+    "2c_vs_64zg": "colossi",
+    "bane_vs_bane": "banelings",
+    "so_many_baneling": "banelings",
+    "2s_vs_1sc": "spine crawlers",
+    "corridor": "terrain",
+}
+"""Maps of SMAC that cannot be had, and for want of what."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Who fights whom. Numbers of units by type, in the order in which agents are numbered; or, where `random`, only
+    how many on each side (of `marine`, which stands for any): types and places are drawn in each episode."""
+
+    allies: tuple[tuple[str, int], ...]
+    enemies: tuple[tuple[str, int], ...]
+    limit: int = OWN_LIMIT
+    random: bool = False
+
+    @property
+    def n_allies(self) -> int:
+        return sum(count for _, count in self.allies)
+
+    @property
+    def n_enemies(self) -> int:
+        return sum(count for _, count in self.enemies)
+
+    @property
+    def unit_types(self) -> tuple[int, ...]:
+        """The number of every unit's type, allies first."""
+        sides = chain(self.allies, self.enemies)
+        return tuple(UNIT_TYPES.index(kind) for kind, count in sides for _ in range(count))
+
+
+def _mirror(limit: int, **units: int) -> Scenario:
+    return Scenario(tuple(units.items()), tuple(units.items()), limit)
+
+
+def _marines(allies: int, enemies: int, limit: int, random: bool = False) -> Scenario:
+    return Scenario((("marine", allies),), (("marine", enemies),), limit, random)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "3m": _marines(3, 3, 60),
+    "8m": _marines(8, 8, 120),
+    "25m": _marines(25, 25, 150),
+    "5m_vs_6m": _marines(5, 6, 70),
+    "10m_vs_11m": _marines(10, 11, 150),
+    "27m_vs_30m": _marines(27, 30, 180),
+    "2s3z": _mirror(120, stalker=2, zealot=3),
+    "3s5z": _mirror(150, stalker=3, zealot=5),
+    "3s5z_vs_3s6z": Scenario((("stalker", 3), ("zealot", 5)), (("stalker", 3), ("zealot", 6)), 170),
+    "3s_vs_5z": Scenario((("stalker", 3),), (("zealot", 5),), 250),
+    "6h_vs_8z": Scenario((("hydralisk", 6),), (("zealot", 8),), 150),
+    "smacv2_5_units": _marines(5, 5, 200, random=True),
+    "smacv2_10_units": _marines(10, 10, 200, random=True),
+    "smacv2_20_units": _marines(20, 20, 200, random=True),
+}
+"""All that the simulator has, with the episode limits of SMAC's maps of that name (SMACv2's: 200)."""
+
+
+def named_scenario(name: str) -> Scenario:
+    """The scenario of that name; a UserError names the known ones, the nearest, or what the map lacks."""
+    if name in SCENARIOS:
+        return SCENARIOS[name]
+    if name in NOT_IN_SMAX:
+        raise UserError(
+            f"env.scenario={name}: SMAX has no {NOT_IN_SMAX[name]}, so it cannot play this map of SMAC; choose among"
+            f" {', '.join(SCENARIOS)}, or list units of your own"
+        )
+    near = difflib.get_close_matches(name, SCENARIOS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise UserError(
+        f"env.scenario={name} is not a scenario of SMAX: choose among {', '.join(SCENARIOS)}, or list units, as in"
+        f" {{allies: {{stalker: 3, zealot: 5}}, enemies: {{marine: 8}}}}{hint}"
+    )
+
+
+def listed_scenario(allies: Mapping[str, int], enemies: Mapping[str, int]) -> Scenario:
+    """A scenario of one's own: how many of each type. A UserError names an unknown type or an empty side."""
+    sides = []
+    for key, units in (("allies", allies), ("enemies", enemies)):
+        for kind, count in units.items():
+            if kind not in UNIT_TYPES:
+                near = difflib.get_close_matches(kind, UNIT_TYPES, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise UserError(
+                    f"env.scenario.{key}: there is no unit {kind} in SMAX; choose among {', '.join(UNIT_TYPES)}{hint}"
+                )
+            if count < 1:
+                raise UserError(f"env.scenario.{key}.{kind}={count} must be at least 1: leave the type out instead")
+        if not units:
+            raise UserError(f"env.scenario.{key} lists no unit: write, for example, {{marine: 3}}")
+        sides.append(tuple(units.items()))
+    return Scenario(sides[0], sides[1])
+
+
+def entity_view(n_allies: int, n_enemies: int) -> EntityView:
+    """Who is who in an ally's observation: the other allies in ascending order, the enemies, then itself."""
+    others = [
+        tuple(range(start, start + OTHER_FEATURES))
+        for start in range(0, (n_allies - 1 + n_enemies) * OTHER_FEATURES, OTHER_FEATURES)
+    ]
+    own: Columns = tuple(range(len(others) * OTHER_FEATURES, len(others) * OTHER_FEATURES + OWN_FEATURES))
+    return EntityView(
+        own=own,
+        allies=tuple(others[: n_allies - 1]),
+        enemies=tuple(others[n_allies - 1 :]),
+        enemy_actions=tuple(range(MOVES, MOVES + n_enemies)),
+    )
+
+
+def team_spec(scenario: Scenario, limit: int, versions: Mapping[str, str]) -> TeamSpec:
+    """The allies as a team. Groups are the types of units; random scenarios have one group, see `Smax.unit_types`."""
+    n, m = scenario.n_allies, scenario.n_enemies
+    groups = {} if scenario.random else {kind: rank for rank, (kind, _) in enumerate(scenario.allies)}
+    allies = (("unit", n),) if scenario.random else scenario.allies
+    obs_dim = (n - 1 + m) * OTHER_FEATURES + OWN_FEATURES
+    return TeamSpec(
+        env_name="smax",
+        n_agents=n,
+        obs_dim=obs_dim,
+        state_dim=(n + m) * (OWN_FEATURES + 2),
+        n_actions=MOVES + m,
+        episode_limit=limit,
+        agent_names=tuple(f"{kind}_{i}" for kind, count in allies for i in range(count)),
+        obs_dims=(obs_dim,) * n,
+        action_dims=(MOVES + m,) * n,
+        group_ids=tuple(groups[kind] for kind, count in allies for _ in range(count)) if groups else (),
+        group_names=tuple(groups),
+        has_win=True,
+        metrics=("dead_allies", "dead_enemies"),
+        versions=versions,
+        entities=entity_view(n, m),
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one step did to E battles, [E] each."""
+
+    terminated: Bools  # one side, or both, has nobody left
+    truncated: Bools  # the time limit was reached before that
+    win: Bools  # nobody left on the other side, somebody on ours: both dead is a draw
+    dead_allies: npt.NDArray[np.int64]  # in this step
+    dead_enemies: npt.NDArray[np.int64]
+
+
+def outcome(before: Bools, after: Bools, n_allies: int, elapsed: npt.NDArray[np.int64], limit: int) -> Outcome:
+    """Reads a step from who lived before and after it ([E, N + M], allies first), no new battle begun yet.
+
+    `elapsed` [E] counts steps, this one included.
+    """
+    fell = before & ~after
+    ours, theirs = after[:, :n_allies].any(axis=1), after[:, n_allies:].any(axis=1)
+    terminated = ~(ours & theirs)
+    return Outcome(
+        terminated=terminated,
+        truncated=(elapsed >= limit) & ~terminated,
+        win=ours & ~theirs,
+        dead_allies=fell[:, :n_allies].sum(axis=1),
+        dead_enemies=fell[:, n_allies:].sum(axis=1),
+    )
+
+
+def scaled(reward: Floats, scale: str) -> Floats:
+    """The simulator's reward [E] on the scale `smax` or `smac` (see `PERFECT`)."""
+    return reward * np.float32(PERFECT[scale] / PERFECT["smax"])
