@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from phalanx.configs.settings import EnvSettings
-from phalanx.envs.team import BatchedTeamEnv, Bools, Floats, Obs, Step, TeamPolicy, TeamSpec
+from phalanx.envs.team import BatchedTeamEnv, Bools, EntityView, Floats, Obs, Step, TeamPolicy, TeamSpec
 
 STEP_S = 0.1
 DRAG = 0.25  # share of its speed that an agent loses in a step
@@ -87,6 +87,7 @@ class Dispersion(BatchedTeamEnv):
             action_dims=(choices or 2,) * n,
             discrete=self._discrete,
             has_win=True,
+            entities=EntityView(own=(0, 1, 2, 3), objects=tuple((k, k + 1, k + 2) for k in range(4, observed, 3))),
             metrics=("eaten",),
             obs_range=(-widest, widest),
             state_range=(-max(1.0, settings.size), max(1.0, settings.size)),

@@ -72,6 +72,13 @@ def test_the_published_sizes() -> None:
     assert len(np.unique(food[..., :2])) == 40
 
 
+def test_each_piece_is_an_entity() -> None:
+    entities = started(food=3)[0].spec.entities
+    assert entities is not None
+    assert entities.own == (0, 1, 2, 3)
+    assert entities.objects == ((4, 5, 6), (7, 8, 9), (10, 11, 12))
+
+
 def test_food_is_spread_evenly_over_the_square() -> None:
     food = np.concatenate([env._food.reshape(-1) for env, _ in [started(400, size=2.0)]])
     assert np.histogram(food, bins=4, range=(-2, 2))[0].min() > 0.22 * len(food)
