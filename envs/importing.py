@@ -51,7 +51,7 @@ def import_library(module: str, needs: str) -> Any:
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """Versions of the installed distributions among `packages`, for metadata.json."""
     found = {}
-    for package in packages:
+    for package in filter(None, packages):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
