@@ -17,10 +17,13 @@ All of it is smoothed exponentially, and then:
 
 | gap | subsets N_K, N_H | α_reg |
 | --- | --- | --- |
-| above `gap_high` | grow by `subset_step` of their ensemble | multiplied by `alpha_factor` |
+| above `gap_high` | grow by `subset_step` of their ensemble | times `alpha_factor` |
 | between | stay | stays |
-| below `gap_low` | shrink alike | divided by `alpha_factor` |
+| below `gap_low` | shrink by `release` of that | divided by `alpha_factor` to the power of `release` |
 | any, with a sensitivity below `sensitivity_low` | as above | divided by `alpha_factor` |
+
+Pessimism comes fast and goes slowly: values that run away feed on themselves, and a low gap proves little as long as
+values are still on their way to the truth.
 
 α_reg stays within [`alpha_min`, `alpha_max`], subsets between 1 and the whole ensemble. What
 followed was earned by older and exploring teams, so the gap of a good Q_tot is not 0 but somewhat above: thresholds are
@@ -62,10 +65,16 @@ class AdaptiveSettings(Settings):
         default=0.05, ge=0, description="mean ∂Q_tot/∂Q_i below which α_reg falls, whatever the overestimation"
     )
     alpha_factor: float = Field(default=1.05, gt=1, description="by which α_reg is multiplied or divided at once")
-    alpha_min: float = Field(default=1e-4, gt=0, description="least α_reg")
+    alpha_min: float = Field(default=5e-4, gt=0, description="least α_reg (the paper's are from 0.001 to 0.05)")
     alpha_max: float = Field(default=0.1, gt=0, description="largest α_reg")
     subset_step: float = Field(
         default=0.02, ge=0, le=1, description="share of an ensemble by which its subset grows or shrinks at once"
+    )
+    release: float = Field(
+        default=0.2,
+        gt=0,
+        le=1,
+        description="size of the steps in which pessimism shrinks, beside those in which it grows",
     )
 
     @model_validator(mode="after")
@@ -123,11 +132,11 @@ def adjusted(
     state = _smoothed(state, measured, settings.smoothing)
     if state.size <= 0:
         return state
-    direction = int(state.gap > settings.gap_high) - int(state.gap < settings.gap_low)
+    step = 1.0 if state.gap > settings.gap_high else -settings.release if state.gap < settings.gap_low else 0.0
     numb = measured.sensitivity is not None and state.sensitivity < settings.sensitivity_low
-    alpha = state.alpha * settings.alpha_factor ** (-1 if numb else direction)
+    alpha = state.alpha * settings.alpha_factor ** (-1.0 if numb else step)
     agents, mixers = (
-        min(max(size + direction * settings.subset_step * count, 1.0), float(count))
+        min(max(size + step * settings.subset_step * count, 1.0), float(count))
         for size, count in zip((state.agents, state.mixers), members, strict=True)
     )
     return replace(state, alpha=min(max(alpha, settings.alpha_min), settings.alpha_max), agents=agents, mixers=mixers)

@@ -27,7 +27,9 @@ from phalanx.cluster.learner import Learner
 from tests.algorithms.helpers import SPEC, build, doubles, random_batch
 from tests.algorithms.test_registry import run_of
 
-RULE = AdaptiveSettings(enabled=True, smoothing=0.0, alpha_factor=2.0, alpha_min=0.001, alpha_max=0.1, subset_step=0.1)
+RULE = AdaptiveSettings(
+    enabled=True, smoothing=0.0, alpha_factor=2.0, alpha_min=0.001, alpha_max=0.1, subset_step=0.1, release=1.0
+)
 MEMBERS = (5, 10)
 START = AdaptiveState(alpha=0.01, agents=2.0, mixers=4.0)
 HIGH, MIDDLE, LOW = (Measurement(10.0 + gap, 10.0, 10.0, 0.5) for gap in (4.0, 2.0, 0.5))  # 0.4, 0.2, 0.05
@@ -42,6 +44,12 @@ def test_too_much_promised_makes_pessimism_grow_too_little_shrink() -> None:
     assert (shrunk.alpha, shrunk.agents, shrunk.mixers) == (0.005, 1.5, 3.0)
     stays = adjusted(START, MIDDLE, RULE, MEMBERS)
     assert (stays.alpha, stays.agents, stays.mixers) == (0.01, 2.0, 4.0)
+
+
+def test_pessimism_goes_more_slowly_than_it_comes() -> None:
+    state = adjusted(START, LOW, RULE.model_copy(update={"release": 0.5}), MEMBERS)
+    assert (state.alpha, state.agents, state.mixers) == (pytest.approx(0.01 / 2**0.5), 1.75, 3.5)
+    assert adjusted(START, HIGH, RULE.model_copy(update={"release": 0.5}), MEMBERS).alpha == 0.02
 
 
 def test_mixing_weights_near_zero_lower_alpha_whatever_the_gap() -> None:
@@ -111,6 +119,7 @@ def test_values_between_the_truth_and_zero_are_not_learned_yet(promised: float, 
         ({"smoothing": 1.0}, "smoothing"),
         ({"every_updates": 0}, "every_updates"),
         ({"subset_step": 1.5}, "subset_step"),
+        ({"release": 0}, "release"),
     ],
 )
 def test_wrong_settings_are_refused(wrong: dict[str, Any], words: str) -> None:
@@ -160,7 +169,7 @@ def test_the_gap_of_values_too_large_by_a_factor_is_the_factor_less_one(too_larg
 DEMAR: dict[str, Any] = {
     "ensemble": {"agents": 4, "agents_subset": 1, "mixers": 4, "mixers_subset": 2},
     "regulariser": {"alpha": 0.01},
-    "adaptive": {"enabled": True, "every_updates": 2, "smoothing": 0.5, "subset_step": 0.25},
+    "adaptive": {"enabled": True, "every_updates": 2, "smoothing": 0.5, "subset_step": 0.25, "release": 0.3},
 }
 
 
@@ -180,7 +189,7 @@ def test_the_learner_adjusts_at_fixed_updates_and_says_so() -> None:
     assert alphas[0] == alphas[1] == pytest.approx(0.01)
     for before, after in ((1, 2), (3, 4), (5, 6)):
         grows = seen[after]["adaptive_gap"] > 0.3
-        assert alphas[after] == alphas[after + 1] == pytest.approx(alphas[before] * (1.05 if grows else 1 / 1.05))
+        assert alphas[after] == alphas[after + 1] == pytest.approx(alphas[before] * (1.05 if grows else 1.05**-0.3))
         assert (seen[after]["agents_subset"] > seen[before]["agents_subset"]) == (
             grows and seen[before]["agents_subset"] < 4
         )

@@ -235,6 +235,7 @@ OTHER: dict[str, Any] = {
     "adaptive.alpha_min": 0.0049,
     "adaptive.alpha_max": 0.0051,
     "adaptive.subset_step": 0.3,
+    "adaptive.release": 1.0,
 }
 OTHER_FOR = {("re_qmix", "softmax"): True, ("sub_avg_qmix", "double_q"): True}  # whose files say what is above
 ADAPTIVE: dict[str, Any] = {
@@ -265,6 +266,7 @@ BESIDES: dict[str, dict[str, Any]] = {
             "alpha_min": {"gap_low": 1000.0, "gap_high": 1000.0},
             "alpha_max": {},
             "subset_step": {},
+            "release": {"gap_low": 1000.0, "gap_high": 1000.0},
         }.items()
     },
 }
