@@ -61,7 +61,7 @@ def value_diagnostics(algorithm: ValueMixing, batch: TensorBatch) -> Metrics:
 
 def overestimation(q_tot: Tensor, reward: Tensor, terminated: Tensor, mask: Tensor, gamma: float) -> Metrics:
     """Q_tot at the first step against the discounted return that the same episode then had, means over episodes
-    (and over members): both, their difference, and the difference in units of `return_scale`.
+    (and over members): both, their difference, and the difference in units of `return_scale` (NaN without any reward).
 
     q_tot: [M, T, B]; reward, terminated, mask (what is learned from): [T, B]. Only whole episodes are stored.
     """
@@ -73,7 +73,7 @@ def overestimation(q_tot: Tensor, reward: Tensor, terminated: Tensor, mask: Tens
         "q_start_mean": at_start.mean(),
         "mc_return_mean": returns.mean(),
         "overestimation": gap,
-        "overestimation_relative": gap / scale.clamp(min=torch.finfo(scale.dtype).tiny),
+        "overestimation_relative": torch.where(scale > 0, gap / scale, torch.full_like(gap, torch.nan)),
         "return_scale": scale,
     }
 

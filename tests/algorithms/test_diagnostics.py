@@ -74,6 +74,13 @@ def test_overestimation_is_the_mean_over_episodes_and_members() -> None:
     }
 
 
+def test_without_any_reward_there_is_nothing_to_compare_with() -> None:
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    found = diagnostics.overestimation(torch.ones(1, 1, 2), torch.zeros(1, 2), mask, mask, 0.9)
+    assert torch.isnan(found["overestimation_relative"])
+    assert (float(found["overestimation"]), float(found["return_scale"])) == (1.0, 0.0)
+
+
 def test_td_errors_have_quantiles_over_valid_steps() -> None:
     errors = torch.tensor([[-1.0, 0.0, 1.0, 2.0, 99.0]]).t()[None]  # [1, T, 1]
     found = diagnostics.td_errors(errors, mask_of("xxxx "))
