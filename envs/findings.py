@@ -59,6 +59,7 @@ class Findings:
 def typed(
     found: Findings, what: str, array: Any, dtype: type, shape: tuple[int, ...], shape_problem: str = "shape"
 ) -> bool:
+    """Tells a wrong type or shape; whether the array can be read any further."""
     if not isinstance(array, np.ndarray) or array.dtype != dtype:
         kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
         found.add("dtype", f"{what} is {kind} instead of {np.dtype(dtype)}")
@@ -69,6 +70,7 @@ def typed(
 
 
 def finite(found: Findings, what: str, array: npt.NDArray[Any]) -> None:
+    """Tells the first number that is none."""
     if not np.isfinite(array).all():
         place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         found.add("not a number", f"{what}{list(place)} is {array[place]}")
