@@ -3,13 +3,15 @@
 DEMAR's pessimism is a matter of tuning: too little, and values run away; too much, and the mixing weights vanish. Both
 can be measured while training, so the rule looks every `every_updates` updates, at one batch:
 
-* **gap**, by how much Q_tot promises more than what followed, in units of what followed: (Q − max(R, 0)) / G, means
-  over valid transitions. Q is Q_tot(s_t, u_t), mean of the mixers; G the size |Σ_k γ^k r_{t+k}| of the discounted
-  rewards that followed in the episode; R their sum with its sign, plus γ^(L−t) V(s_L) where the time limit cut the
-  episode off, V what the targets say there: values reach beyond the limit, rewards do not, and without V all that lies
-  beyond it would pass for overestimation. Where rewards are positive, a Q_tot that is x times too large has a gap of
-  x − 1, however short the episodes. Values between the truth and 0 count as 0 or less: networks begin near 0 and come
-  nearer to the truth by a step with each target copy, so above a negative truth that is ignorance, not overestimation.
+* **gap**, by how much Q_tot promises more than what followed, in units of what followed: (Q − max(R, 0)) / S. Q is
+  Q_tot(s_t, u_t), mean over mixers and valid transitions. R and S are means of the discounted rewards that followed in
+  the episode, G_t = Σ_k γ^k r_{t+k}, and of their size |G_t|, for an episode that the time limit cut off taken as if it
+  had gone on alike: values reach beyond the limit, rewards do not, so a G_t of n steps is only a share 1 − γ^n of what
+  Q_tot stands for, and both means are divided by the mean share. (To bootstrap there from the targets would ask those
+  for the truth whose exaggeration is in question.) Where rewards are positive, a Q_tot that is x times too large has a
+  gap of x − 1, however short the episodes. Values between the truth and 0 count as 0 or less: networks begin near 0
+  and come nearer to the truth by a step with each target copy, so above a negative truth that is ignorance, not
+  overestimation.
 * **sensitivity**, the mean of ∂Q_tot/∂Q_i, with which a target's bias reaches the agents (DEMAR, Theorem 3.1) and
   without which they learn nothing.
 
@@ -25,10 +27,11 @@ All of it is smoothed exponentially, and then:
 Pessimism comes fast and goes slowly: values that run away feed on themselves, and a low gap proves little as long as
 values are still on their way to the truth.
 
-α_reg stays within [`alpha_min`, `alpha_max`], subsets between 1 and the whole ensemble. What
-followed was earned by older and exploring teams, so the gap of a good Q_tot is not 0 but somewhat above: thresholds are
-meant accordingly. As long as no reward was ever seen there is nothing to measure against, and nothing is adjusted.
-Where all returns are negative, pessimism stays as low as its bounds let it, until values rise above 0.
+α_reg stays within [`alpha_min`, `alpha_max`], subsets between 1 and the whole ensemble. What followed was earned by
+older and exploring teams, and an episode that was cut might have become better, so the gap of a good Q_tot is not 0 but
+somewhat above: thresholds are meant accordingly. As long as no reward was ever seen there is nothing to measure
+against, and nothing is adjusted. Where all returns are negative, pessimism stays as low as its bounds let it, until
+values rise above 0.
 
 Nothing here is random or looks at a clock; the state is part of checkpoints.
 """
@@ -42,7 +45,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from phalanx.algorithms.common.targets import discounted_sums, lambda_target
+from phalanx.algorithms.common.targets import discounted_sums
 from phalanx.configs.base import Settings
 
 
@@ -57,7 +60,7 @@ class AdaptiveSettings(Settings):
         default=0.9, ge=0, lt=1, description="what the measurements before the newest one weigh, together"
     )
     gap_high: float = Field(
-        default=0.3,
+        default=0.5,
         description="relative overestimation (Q_tot against the returns that followed) above which pessimism grows",
     )
     gap_low: float = Field(default=0.1, description="relative overestimation below which pessimism shrinks")
@@ -115,11 +118,11 @@ class AdaptiveState:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one batch shows: means over valid transitions."""
+    """What one batch shows (see the module's docstring)."""
 
     promised: float  # Q
     followed: float  # R
-    size: float  # G
+    size: float  # S
     sensitivity: float | None  # mean ∂Q_tot/∂Q_i; None where there are no mixing weights
 
 
@@ -160,18 +163,16 @@ def _smoothed(state: AdaptiveState, measured: Measurement, smoothing: float) -> 
     )
 
 
-def measurement(
-    q_tot: Tensor, reward: Tensor, terminated: Tensor, mask: Tensor, next_value: Tensor, gamma: float
-) -> Tensor:
-    """Means over valid transitions of what Q_tot promises, what followed, and its size: [3].
-
-    q_tot: [H, T, B]; reward, terminated, mask: [T, B]; next_value: [T, B], what the targets say of the states after
-    each transition.
-    """
+def measurement(q_tot: Tensor, reward: Tensor, terminated: Tensor, mask: Tensor, gamma: float) -> Tensor:
+    """Q, R and S of a batch: [3]. q_tot: [H, T, B]; reward, terminated, mask: [T, B]."""
     rewards = discounted_sums(reward, mask, gamma)
-    to_the_end = lambda_target(reward, terminated, mask, next_value, gamma, 1.0)
-    figures = torch.stack([q_tot.mean(0), to_the_end, rewards.abs()])
-    return figures.masked_fill(~mask, 0.0).sum((-2, -1)) / mask.sum()
+    share = torch.ones_like(reward)
+    if gamma < 1:
+        cut = ~(terminated & mask).any(0)
+        share = torch.where(cut, (1 - gamma) * discounted_sums(share, mask, gamma), share)
+    figures = torch.stack([q_tot.mean(0), rewards, rewards.abs(), share])
+    promised, followed, size, seen = figures.masked_fill(~mask, 0.0).sum((-2, -1)) / mask.sum()
+    return torch.stack([promised, followed / seen, size / seen])
 
 
 class Adaptation(nn.Module):

@@ -235,8 +235,7 @@ class ValueMixing(Algorithm):
 
     def _measure(self, terms: Terms, adaptation: Adaptation) -> None:
         prepared, mask = terms.prepared, terms.mask
-        next_value = self.pessimistic(terms.greedy_values[:, 1:])
-        figures = measurement(terms.q_tot, prepared.reward, prepared.terminated, mask, next_value, self.settings.gamma)
+        figures = measurement(terms.q_tot, prepared.reward, prepared.terminated, mask, self.settings.gamma)
         sensitivity = None
         if isinstance(terms.generated, MixingWeights):
             slope = mixing_gradient(terms.chosen.flatten(0, 1), terms.generated).mean((0, -1))

@@ -127,7 +127,7 @@ def test_a_policy_is_built_without_a_learner() -> None:
         ({"name": "vdn", "ensemble": {"mixers": 2}}, ["vdn", "no mixing network", "mixers=2"]),
         ({"name": "iql", "regulariser": {"alpha": 0.1}}, ["iql", "no mixing network", "alpha=0.1"]),
         ({"name": "vdn", "adaptive": {"enabled": True}}, ["vdn", "no mixing network", "adaptive.enabled"]),
-        ({"name": "demar", "adaptive": {"gap_low": 2}}, ["adaptive.gap_low=2.0", "adaptive.gap_high=0.3"]),
+        ({"name": "demar", "adaptive": {"gap_low": 2}}, ["adaptive.gap_low=2.0", "adaptive.gap_high=0.5"]),
         ({"name": "qmixx"}, ["qmixx", "qmix"]),
         ({"name": "ow-qmix"}, ["ow-qmix", "ow_qmix"]),
         ({"name": "ow_qmix", "double_q": False}, ["double_q"]),
