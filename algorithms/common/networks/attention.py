@@ -26,6 +26,28 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
     return mixed.transpose(1, 2).reshape(queries.shape)
 
 
+def folded(queries: Tensor, keys: Tensor, values: Tensor, unify: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights for `attend_folded`, of heads that are as wide as a token.
+
+    queries, keys, values: [S, heads·H, H], unify: [S, H, heads·H]. As <W_q x, W_k y> = <W_k' W_q x, y> and W_u (P W_v y) =
+    (W_u W_v) (P y), the tokens themselves are keys and values. Returns [S, heads·H, H] and [S, H, heads·H].
+    """
+    stacks, _, size = queries.shape
+    q, k, v = (weight.view(stacks, -1, size, size) for weight in (queries, keys, values))
+    asking = (k.transpose(-1, -2) @ q).view(queries.shape)
+    saying = (unify.view(stacks, size, -1, size).transpose(1, 2) @ v).transpose(1, 2).reshape(unify.shape)
+    return asking, saying
+
+
+def attend_folded(queries: Tensor, tokens: Tensor) -> Tensor:
+    """queries: [S, M, q, heads·H], tokens: [S, M, n, H]. Returns what each head sees, [S, M, q, heads·H]."""
+    stacks, rows, asking, width = queries.shape
+    count, size = tokens.shape[2:]
+    flat = tokens.reshape(-1, 1, count, size)
+    mixed = functional.scaled_dot_product_attention(queries.reshape(-1, 1, asking * (width // size), size), flat, flat)
+    return mixed.reshape(stacks, rows, asking, width)
+
+
 def normalised(x: Tensor, scale: tuple[Tensor, Tensor]) -> Tensor:
     """Layer normalisation of every token. x: [S, M, n, H]; scale and offset: [S, H]."""
     if len(scale[0]) == 1:

@@ -33,6 +33,16 @@ class StackedNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(stacks, size))
 
 
+class StackedProjection(nn.Module):
+    """S linear layers without bias, initialised as torch does: weight [S, out, in]; the zeros are no parameter."""
+
+    def __init__(self, stacks: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(stacks, outputs, inputs).uniform_(-bound, bound))
+        self.register_buffer("bias", torch.zeros(stacks, outputs), persistent=False)
+
+
 class AgentNetworks(nn.Module, ABC):
     """K agent networks side by side. M rows are B·N, agents fastest, as `agent_inputs` arranges them.
 
@@ -75,6 +85,11 @@ class AgentNetworks(nn.Module, ABC):
             self.hyper.add(name, inputs, outputs, gain)
         else:
             self.add_module(name, StackedLinear(self._stacks, inputs, outputs))
+
+    def add_projection(self, name: str, inputs: int, outputs: int) -> None:
+        """Adds a layer without bias."""
+        self._names.append(name)
+        self.add_module(name, StackedProjection(self._stacks, inputs, outputs))
 
     def add_norm(self, name: str) -> None:
         """Adds a layer normalisation of `hidden` numbers."""

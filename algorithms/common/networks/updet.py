@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from phalanx.algorithms.common.networks.attention import attend, normalised, project
+from phalanx.algorithms.common.networks.attention import attend_folded, folded, normalised, project
 from phalanx.algorithms.common.networks.base import AgentNetworks, Layers
 from phalanx.algorithms.common.networks.entities import EntityLayout, EntityReader
 from phalanx.algorithms.common.networks.view import AgentView
@@ -38,8 +38,8 @@ class UPDeTAgents(AgentNetworks):
         for kind in layout.kinds:
             self.add_linear(f"embed_{kind}", layout.size(kind), hidden)
         for k in range(blocks):
-            self.add_linear(f"queries{k}", hidden, heads * hidden)
-            self.add_linear(f"keys_values{k}", hidden, 2 * heads * hidden)
+            for part in ("queries", "keys", "values"):
+                self.add_projection(f"{part}{k}", hidden, heads * hidden)
             self.add_linear(f"unify{k}", heads * hidden, hidden)
             self.add_norm(f"norm_attention{k}")
             self.add_linear(f"widen{k}", hidden, 4 * hidden)
@@ -49,23 +49,30 @@ class UPDeTAgents(AgentNetworks):
         self._aimed = len(layout.aimed)
         self._kept = 2 + self._aimed  # tokens that the last block computes: memory, own, enemies that are aimed at
 
+    def chosen(self, members: Tensor | None = None) -> Layers:
+        """With each block's queries and keys folded into one product, and its values and heads into another."""
+        layers = super().chosen(members)
+        for k in range(self.blocks):
+            weights = [layers.pop(f"{part}{k}")[0] for part in ("queries", "keys", "values")]
+            unify, bias = layers.pop(f"unify{k}")
+            asking, saying = folded(weights[0], weights[1], weights[2], unify)
+            layers[f"ask{k}"] = asking, asking.new_zeros(asking.shape[:2])
+            layers[f"say{k}"] = saying, bias
+        return layers
+
     def unroll(self, x: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
-        tokens = self._embedded(x, layers)  # [S, T, M, n, H]
-        # What the memory has no part in, for all steps at once.
-        queries, keys_values = self._first_projections(tokens, layers)
+        tokens = self._embedded(x, layers)  # [S, T, M, n, H], for all steps at once
         memory = tokens.new_zeros(tokens.shape[0], x.shape[2], self.hidden)
         out = []
-        parts = (part.unbind(1) for part in (tokens, queries, keys_values))
-        for seen, q, kv in zip(*parts, strict=True):
-            kept = self._through(memory, seen, q, kv, layers)
+        for seen in tokens.unbind(1):
+            kept = self._through(memory, seen, layers)
             memory = kept[:, :, 0]
             out.append(kept)
         kept = torch.stack(out, 1)  # [S, T, M, kept, H]
         return self._values(kept, layers), kept[..., 0, :]
 
     def advance(self, x: Tensor, state: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
-        tokens = self._embedded(x, layers)
-        kept = self._through(state, tokens, *self._first_projections(tokens, layers), layers)
+        kept = self._through(state, self._embedded(x, layers), layers)
         return self._values(kept, layers), kept[..., 0, :]
 
     def _embedded(self, x: Tensor, layers: Layers) -> Tensor:
@@ -75,25 +82,13 @@ class UPDeTAgents(AgentNetworks):
             tokens.append(project(self.reader.entities(x, kind), layers[f"embed_{kind}"]))
         return torch.cat(tokens, -2)
 
-    def _first_projections(self, tokens: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
-        """Queries and keys with values of the first block; the last block asks for the kept tokens only."""
-        asking = tokens[..., : self._kept - 1, :] if self.blocks == 1 else tokens
-        return project(asking, layers["queries0"]), project(tokens, layers["keys_values0"])
-
-    def _through(self, memory: Tensor, tokens: Tensor, queries: Tensor, keys_values: Tensor, layers: Layers) -> Tensor:
-        """All blocks, for one step. memory: [S, M, H]; the others: [S, M, n, …]. Returns [S, M, kept, H]."""
-        memory = memory.unsqueeze(2)
-        x = torch.cat([memory, tokens], 2)
-        queries = torch.cat([project(memory, layers["queries0"]), queries], 2)
-        keys_values = torch.cat([project(memory, layers["keys_values0"]), keys_values], 2)
+    def _through(self, memory: Tensor, tokens: Tensor, layers: Layers) -> Tensor:
+        """All blocks, for one step. memory: [S, M, H]; tokens: [S, M, n, H]. Returns [S, M, kept, H]."""
+        x = torch.cat([memory.unsqueeze(2), tokens], 2)
         for k in range(self.blocks):
-            last = k == self.blocks - 1
-            if k > 0:
-                queries = project(x[:, :, : self._kept] if last else x, layers[f"queries{k}"])
-                keys_values = project(x, layers[f"keys_values{k}"])
-            keys, values = keys_values.chunk(2, -1)
-            mixed = project(attend(queries, keys, values, self.heads), layers[f"unify{k}"])
-            x = normalised((x[:, :, : self._kept] if last else x) + mixed, layers[f"norm_attention{k}"])
+            asking = x[:, :, : self._kept] if k == self.blocks - 1 else x
+            mixed = attend_folded(project(asking, layers[f"ask{k}"]), x)
+            x = normalised(asking + project(mixed, layers[f"say{k}"]), layers[f"norm_attention{k}"])
             wide = torch.relu(project(x, layers[f"widen{k}"]))
             x = normalised(x + project(wide, layers[f"narrow{k}"]), layers[f"norm{k}"])
         return x
