@@ -17,6 +17,8 @@ from phalanx.algorithms.common.targets import discounted_sums, mask_unavailable,
 from phalanx.algorithms.value_mixing import Prepared, Terms, ValueMixing, ValueMixingSettings
 from phalanx.configs.settings import AlgorithmSettings
 
+HIDDEN_AT_ONCE = 2**22  # numbers
+
 
 class RESSettings(ValueMixingSettings):
     double_q: Literal[True] = Field(default=True, description="always: the online networks choose and weigh")
@@ -108,14 +110,19 @@ def exchanged(values: Tensor, greedy: Tensor, weights: MixingWeights) -> Tensor:
     """Q_tot of all n·|A| joint actions in one pass per mixer, each of whose weights were generated once.
 
     An exchange changes one agent's summand of the mixing layer. values: [R, N, A], greedy: [R, N]. Returns
-    [H, R, N, A].
+    [H, R, N, A]. Large batches are taken in parts, which bounds the memory.
     """
     best = take(values, greedy)
     change = (values - best.unsqueeze(-1)).unsqueeze(-1)
+    at_once = max(1, HIDDEN_AT_ONCE // (values[0].numel() * weights.bias.shape[-1]))
     members = []
     for first, bias, last, value in zip(*vars(weights).values(), strict=True):
         before = (best.unsqueeze(-1) * first).sum(-2) + bias  # [R, E], of the greedy joint action
-        hidden = torch.addcmul(before[:, None, None], change, first.unsqueeze(-2))  # [R, N, A, E]
-        hidden = functional.elu_(hidden).mul_(last[:, None, None])
-        members.append(hidden.sum(-1) + value[:, None, None])
+        parts = zip(*(x.split(at_once) for x in (before, change, first, last)), strict=True)
+        members.append(torch.cat([_mixed(*part) for part in parts]) + value[:, None, None])
     return torch.stack(members)
+
+
+def _mixed(before: Tensor, change: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    hidden = torch.addcmul(before[:, None, None], change, first.unsqueeze(-2))  # [R, N, A, E]
+    return functional.elu_(hidden).mul_(last[:, None, None]).sum(-1)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from phalanx.algorithms import res
 from phalanx.algorithms.common.batch import EpisodeBatch, empty_batch
 from phalanx.algorithms.common.mixers import QMixer
 from phalanx.algorithms.common.targets import UNAVAILABLE
@@ -93,9 +94,9 @@ def test_res_by_brute_force(over: str, members: int) -> None:
 def test_res_with_one_action_and_no_penalty_is_qmix() -> None:
     spec = replace(SPEC, n_actions=1, action_dims=(1, 1, 1))
     batch = random_batch(3, [4, 2, 6], spec)
-    res = build("res", spec=spec, penalty_lambda=0, softmax_beta=5.0)
-    assert_same(learned(res, batch), learned(build("qmix", spec=spec), batch), 1e-12)
-    assert learned(build("res", spec=spec, penalty_lambda=0.1), batch)[0] > learned(res, batch)[0]
+    softmax = learned(build("res", spec=spec, penalty_lambda=0, softmax_beta=5.0), batch)
+    assert_same(softmax, learned(build("qmix", spec=spec), batch), 1e-12)
+    assert learned(build("res", spec=spec, penalty_lambda=0.1), batch)[0] > softmax[0]
 
 
 def test_a_hot_softmax_is_a_mean_and_a_cold_one_the_best() -> None:
@@ -142,6 +143,13 @@ def test_the_halves_of_res() -> None:
     assert torch.equal(softmax.target, whole.target) and not torch.allclose(softmax.target, qmix.target)
     assert torch.equal(penalty.target, qmix.target)
     assert torch.equal(penalty.losses["loss_return"], whole.losses["loss_return"])
+
+
+def test_res_takes_large_batches_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = random_batch(2, [4, 2, 6])
+    whole = learned(build("res"), batch)
+    monkeypatch.setattr(res, "HIDDEN_AT_ONCE", 3 * 4 * 4 * 5)  # five states at once
+    assert_same(whole, learned(build("res"), batch), 1e-14)
 
 
 def test_res_generates_mixing_weights_once_for_each_state(monkeypatch: pytest.MonkeyPatch) -> None:
