@@ -1,4 +1,4 @@
-"""Sub-AVG-QMIX: the average of those recent target mixers that say less than their average (Wu et al., Neurocomputing 2022)."""
+"""Sub-AVG-QMIX: the average of those recent target mixers that say less than the average (Wu et al., 2022)."""
 
 from __future__ import annotations
 
