@@ -1,4 +1,4 @@
-"""RES: regularised softmax deep multi-agent Q-learning (Pan et al., NeurIPS 2021, arXiv 2103.11883)."""
+"""RES, with halves S-QMIX (its softmax) and RE-QMIX (its penalty): Pan et al., NeurIPS 2021, arXiv 2103.11883."""
 
 from __future__ import annotations
 

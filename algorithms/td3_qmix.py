@@ -1,5 +1,7 @@
-"""TD3-QMIX: two mixers over one agent network, as the DEMAR paper's baseline has it (arXiv 2502.02018; the pair of
-critics is that of TD3, Fujimoto et al. 2018, and MATD3, Ackermann et al. 2019)."""
+"""TD3-QMIX: two mixers over one agent network, a baseline of the DEMAR paper (arXiv 2502.02018).
+
+The pair of critics is that of TD3 (Fujimoto et al. 2018) and MATD3 (Ackermann et al. 2019).
+"""
 
 from __future__ import annotations
 
