@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from typing import Any
 
 from benchmarks.common import emit, interleaved, raw_mpe2_steps_per_s, set_threads, spread
 
@@ -19,9 +20,9 @@ PARTS = ("env", "policy", "bookkeeping")
 
 
 class Worker:
-    """A rollout worker with untrained weights that remembers where its time went."""
+    """A rollout worker with untrained weights that remembers where its time went. `env` is a name or a section."""
 
-    def __init__(self, env: str, algorithm: str, envs: int, hidden: int, mode: str) -> None:
+    def __init__(self, env: str | dict[str, Any], algorithm: str, envs: int, hidden: int, mode: str) -> None:
         from phalanx.algorithms.registry import make_algorithm
         from phalanx.cluster.learner import use_threads
         from phalanx.cluster.rollout import Rollout
@@ -31,7 +32,7 @@ class Worker:
         use_threads(1)
         sections = {
             "mode": mode,
-            "env": {"name": env},
+            "env": {"name": env} if isinstance(env, str) else env,
             "algorithm": {"name": algorithm},
             "agent": {"hidden": hidden},
             "rollout": {"streams": 1, "envs_per_stream": envs},
@@ -46,13 +47,14 @@ class Worker:
 
     def steps_per_s(self, seconds: float) -> float:
         """Plays for about `seconds`."""
-        self._play()
+        self.play()
         done, start = 0, time.perf_counter()
         while (elapsed := time.perf_counter() - start) < seconds:
-            done += self._play(remember=True)
+            done += self.play(remember=True)
         return done / elapsed
 
-    def _play(self, remember: bool = False) -> int:
+    def play(self, remember: bool = False) -> int:
+        """One chunk; how many env steps it has."""
         rollout, sequence = self.rollout, self.sequence
         self.sequence += 1
         chunk = rollout.play_round(0, sequence, 0.05) if self.sync else rollout.play_on(0, sequence, 0.05, 1)

@@ -64,6 +64,16 @@ class SmaxSettings(EnvSettings):
             return named_scenario(self.scenario)
         return listed_scenario(self.scenario.allies, self.scenario.enemies)
 
+    def rules(self) -> Rules:
+        """What the simulator is built for."""
+        return Rules(
+            scenario=self.resolved(),
+            enemy_attack=self.enemy_attack,
+            enemy_shoots=self.enemy_shoots,
+            see_enemy_actions=self.see_enemy_actions,
+            walls_kill=self.walls_kill,
+        )
+
 
 class Smax(TeamEnv):
     """The allies of a battle as a team: they move (up, right, down, left), stop, or attack an enemy in range.
@@ -77,32 +87,20 @@ class Smax(TeamEnv):
         self, settings: SmaxSettings, num_envs: int, load_policy: Callable[[str], TeamPolicy] | None = None
     ) -> None:
         scenario = settings.resolved()
-        limit = settings.max_steps or scenario.limit
-        rules = Rules(
-            scenario=scenario,
-            limit=limit,
-            enemy_attack=settings.enemy_attack,
-            enemy_shoots=settings.enemy_shoots,
-            see_enemy_actions=settings.see_enemy_actions,
-            walls_kill=settings.walls_kill,
-        )
-        self._simulator = Simulator(rules, num_envs)
-        self.spec = team_spec(scenario, limit, versions())
+        self._simulator = Simulator(settings.rules(), num_envs)
+        self.spec = team_spec(scenario, settings.max_steps or scenario.limit, versions())
         self.num_envs = num_envs
         self._scale = settings.reward
         self._n = scenario.n_allies
-        self._units = scenario.n_allies + scenario.n_enemies
         self._elapsed = np.zeros(num_envs, np.int64)
-        self._alive = np.zeros((num_envs, self._units), np.bool_)
+        self._alive = np.zeros((num_envs, scenario.n_allies + scenario.n_enemies), np.bool_)
         self._seeds: Sequence[Iterator[int]] = ()
 
     def reset(self, seeds: Sequence[Iterator[int]]) -> Obs:
         if len(seeds) != self.num_envs:
             raise ValueError(f"got {len(seeds)} seed sequences for {self.num_envs} environments")
         self._seeds = seeds
-        spec = self.spec
-        frame = self._simulator.empty_frame(spec.n_agents, spec.obs_dim, spec.state_dim, spec.n_actions, self._units)
-        self._begin(np.arange(self.num_envs), frame)
+        frame = self._begin(np.arange(self.num_envs))
         self._alive = frame.alive
         return frame.shown(self._n)
 
@@ -114,7 +112,8 @@ class Smax(TeamEnv):
         final = None
         if len(rows):
             final = frame.shown(self._n).rows(rows)
-            self._begin(rows, frame)
+            for array, new in zip(frame, self._begin(rows), strict=True):
+                array[rows] = new
         self._alive = frame.alive
         return Step(
             next=frame.shown(self._n),
@@ -131,6 +130,6 @@ class Smax(TeamEnv):
         groups, where a scenario draws them anew in every episode."""
         return self._simulator.units()["types"][:, : self._n].astype(np.int64)
 
-    def _begin(self, rows: npt.NDArray[np.int64], frame: Frame) -> None:
-        self._simulator.begin(rows, [next(self._seeds[e]) for e in rows], frame)
+    def _begin(self, rows: npt.NDArray[np.int64]) -> Frame:
         self._elapsed[rows] = 0
+        return self._simulator.begin(rows, [next(self._seeds[e]) for e in rows])

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -124,6 +125,22 @@ def listed_scenario(allies: Mapping[str, int], enemies: Mapping[str, int]) -> Sc
     return Scenario(sides[0], sides[1])
 
 
+class Sizes(NamedTuple):
+    """How many numbers."""
+
+    obs: int
+    state: int
+    actions: int
+
+    @classmethod
+    def of(cls, n_allies: int, n_enemies: int) -> Sizes:
+        return cls(
+            obs=(n_allies - 1 + n_enemies) * OTHER_FEATURES + OWN_FEATURES,
+            state=(n_allies + n_enemies) * (OWN_FEATURES + 2),
+            actions=MOVES + n_enemies,
+        )
+
+
 def entity_view(n_allies: int, n_enemies: int) -> EntityView:
     """Who is who in an ally's observation: the other allies in ascending order, the enemies, then itself."""
     others = [
@@ -144,17 +161,17 @@ def team_spec(scenario: Scenario, limit: int, versions: Mapping[str, str]) -> Te
     n, m = scenario.n_allies, scenario.n_enemies
     groups = {} if scenario.random else {kind: rank for rank, (kind, _) in enumerate(scenario.allies)}
     allies = (("unit", n),) if scenario.random else scenario.allies
-    obs_dim = (n - 1 + m) * OTHER_FEATURES + OWN_FEATURES
+    sizes = Sizes.of(n, m)
     return TeamSpec(
         env_name="smax",
         n_agents=n,
-        obs_dim=obs_dim,
-        state_dim=(n + m) * (OWN_FEATURES + 2),
-        n_actions=MOVES + m,
+        obs_dim=sizes.obs,
+        state_dim=sizes.state,
+        n_actions=sizes.actions,
         episode_limit=limit,
         agent_names=tuple(f"{kind}_{i}" for kind, count in allies for i in range(count)),
-        obs_dims=(obs_dim,) * n,
-        action_dims=(MOVES + m,) * n,
+        obs_dims=(sizes.obs,) * n,
+        action_dims=(sizes.actions,) * n,
         group_ids=tuple(groups[kind] for kind, count in allies for _ in range(count)) if groups else (),
         group_names=tuple(groups),
         has_win=True,

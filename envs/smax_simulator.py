@@ -12,7 +12,8 @@ import importlib.metadata
 import io
 import os
 import platform
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,9 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from phalanx.configs.errors import UserError
-from phalanx.envs.smax_scenarios import Scenario
+from phalanx.envs.smax_scenarios import Scenario, Sizes
 from phalanx.envs.team import Bools, Floats, Obs
 
+ENDLESS = 2**30
 STARTED_TOGETHER = 4  # battles that one call starts; few end in the same step
 FLAGS = {"xla_cpu_multi_thread_eigen": "--xla_cpu_multi_thread_eigen=false"}
 THREADS = "intra_op_parallelism_threads"
@@ -35,7 +37,6 @@ class Rules:
     """What the simulator is built for; equal rules share their compiled functions."""
 
     scenario: Scenario
-    limit: int
     enemy_attack: str  # closest, random
     enemy_shoots: bool
     see_enemy_actions: bool
@@ -54,6 +55,28 @@ class Frame(NamedTuple):
         return Obs(self.obs, self.state, self.avail, self.alive[:, :n_allies].copy())
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where things lie in a row of what the simulator shows of a battle: one array is handed over faster than many."""
+
+    shapes: tuple[tuple[int, ...], ...]  # of one battle's obs, state, avail and alive
+
+    @classmethod
+    def of(cls, scenario: Scenario) -> Layout:
+        n, m = scenario.n_allies, scenario.n_enemies
+        sizes = Sizes.of(n, m)
+        return cls(((n, sizes.obs), (sizes.state,), (n, sizes.actions), (n + m,)))
+
+    def read(self, rows: Floats) -> Frame:
+        """rows: [E, everything] -> new arrays."""
+        parts, start = [], 0
+        for shape, kind in zip(self.shapes, (np.float32, np.float32, np.bool_, np.bool_), strict=True):
+            size = int(np.prod(shape))
+            parts.append(rows[:, start : start + size].astype(kind).reshape(len(rows), *shape))
+            start += size
+        return Frame(*parts)
+
+
 @lru_cache(maxsize=1)
 def load() -> tuple[Any, Any]:
     """(jax, jaxmarl.environments.smax), set up for one thread on the CPU and for the cache of compiled functions that
@@ -61,7 +84,7 @@ def load() -> tuple[Any, Any]:
     _one_thread(os.environ)
     try:
         jax = importlib.import_module("jax")
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells about modules that are of no interest here
+        with _kept_streams():
             smax = importlib.import_module("jaxmarl.environments.smax")
     except ModuleNotFoundError as error:
         raise UserError(
@@ -76,6 +99,18 @@ def load() -> tuple[Any, Any]:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     return jax, smax
+
+
+@contextlib.contextmanager
+def _kept_streams() -> Iterator[None]:
+    """jaxmarl, when imported, prints what it did not find, and puts the process's original streams in the place of
+    whatever sys.stdout and sys.stderr were."""
+    kept = sys.stdout, sys.stderr, sys.__stdout__
+    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr, sys.__stdout__ = kept  # type: ignore[misc]
 
 
 def versions() -> dict[str, str]:
@@ -128,11 +163,13 @@ class Simulator:
         load()
         self._together = min(STARTED_TOGETHER, num_envs)
         self._num_envs = num_envs
-        self._step, self._begin, fresh = _compiled(rules, num_envs, self._together)
+        self._layout = Layout.of(rules.scenario)
+        self._step, self._begin, fresh = _compiled(rules, num_envs)
         self._carry = fresh()
 
-    def begin(self, rows: npt.NDArray[np.int64], seeds: Sequence[int], frame: Frame) -> None:
-        """Starts the battle of seed `seeds[j]` in environment `rows[j]` and writes what it looks like to `frame`."""
+    def begin(self, rows: npt.NDArray[np.int64], seeds: Sequence[int]) -> Frame:
+        """Starts the battle of seed `seeds[j]` in environment `rows[j]`; what those rows look like."""
+        shown = []
         for start in range(0, len(rows), self._together):
             some = rows[start : start + self._together]
             places = np.full(self._together, self._num_envs, np.int32)  # beyond the last: for nobody
@@ -140,33 +177,24 @@ class Simulator:
             keys = np.zeros(self._together, np.uint32)
             keys[: len(some)] = np.array(seeds[start : start + self._together], np.uint64) % 2**32
             self._carry, seen = self._begin(self._carry, places, keys)
-            for array, new in zip(frame, seen, strict=True):
-                array[some] = np.asarray(new)[: len(some)]
+            shown.append(np.asarray(seen)[: len(some)])
+        return self._layout.read(np.concatenate(shown) if len(shown) > 1 else shown[0])
 
     def step(self, actions: npt.NDArray[Any]) -> tuple[Frame, Floats]:
         """One step with the allies' actions [E, N]; what followed, and the simulator's own reward [E]."""
-        self._carry, seen, reward = self._step(self._carry, np.ascontiguousarray(actions, np.int32))
-        return Frame(*(np.array(part) for part in seen)), np.array(reward)
-
-    def empty_frame(self, n_agents: int, obs_dim: int, state_dim: int, n_actions: int, units: int) -> Frame:
-        """Arrays for `begin` to write to."""
-        e = self._num_envs
-        return Frame(
-            np.zeros((e, n_agents, obs_dim), np.float32),
-            np.zeros((e, state_dim), np.float32),
-            np.zeros((e, n_agents, n_actions), np.bool_),
-            np.zeros((e, units), np.bool_),
-        )
+        self._carry, seen = self._step(self._carry, np.ascontiguousarray(actions, np.int32))
+        rows = np.asarray(seen)
+        return self._layout.read(rows), rows[:, -1].copy()
 
     def units(self) -> dict[str, npt.NDArray[Any]]:
         """Copies of places [E, N + M, 2] (0 to 32), types, health and who lives [E, N + M], allies first."""
-        battle = self._carry[1].state
+        battle = self._carry.state.state
         names = {"positions": "unit_positions", "types": "unit_types", "health": "unit_health", "alive": "unit_alive"}
         return {ours: np.array(getattr(battle, theirs)) for ours, theirs in names.items()}
 
 
-def make_game(rules: Rules) -> Any:
-    """JaxMARL's environment of these rules."""
+def make_game(rules: Rules, limit: int = ENDLESS) -> Any:
+    """JaxMARL's environment of these rules. Its own time limit decides nothing but the `done` that it returns."""
     jax, smax = load()
     kind = rules.scenario
     return smax.HeuristicEnemySMAX(
@@ -177,41 +205,53 @@ def make_game(rules: Rules) -> Any:
         attack_mode=rules.enemy_attack,
         see_enemy_actions=rules.see_enemy_actions,
         walls_cause_death=rules.walls_kill,
-        max_steps=rules.limit - 1,  # it compares before it counts
+        max_steps=limit - 1,  # it compares before it counts
     )
 
 
+class _Battle(NamedTuple):
+    """What the compiled functions hand on; of E battles, every array begins with E."""
+
+    key: Any  # jax's random key
+    state: Any  # JaxMARL's
+    enemy_obs: Any  # [M, O] what the heuristic decides by: computed with what the allies see, one step before
+
+
 @lru_cache(maxsize=16)
-def _compiled(rules: Rules, num_envs: int, together: int) -> tuple[Callable[..., Any], ...]:
+def _compiled(rules: Rules, num_envs: int) -> tuple[Callable[..., Any], ...]:
     """(step, begin, fresh): the two compiled functions, and what makes the E battles that they hand on.
 
-    Battles are (random key, JaxMARL's state). Their leaves lose jax's weak types: arrays that differ in nothing but
-    this are different to its compiler, so that everything would be compiled twice.
+    Battles lose jax's weak types: arrays that differ in nothing but this are different to its compiler, so that
+    everything would be compiled twice.
     """
     jax, _ = load()
     jnp, game = jax.numpy, make_game(rules)
 
-    def strict(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), tree)
-
-    def look(obs: dict[str, Any], state: Any) -> tuple[Any, ...]:
+    def made(key: Any, state: Any, obs: dict[str, Any], *more: Any) -> tuple[_Battle, Any]:
+        battle = _Battle(key, state, jnp.stack([obs[agent] for agent in game.enemy_agents]))
         legal = game.get_avail_actions(state)
-        seen = jnp.stack([obs[agent] for agent in game.agents])
-        avail = jnp.stack([legal[agent] for agent in game.agents]).astype(bool)
-        return seen, obs["world_state"], avail, state.state.unit_alive
+        seen = (*(obs[agent] for agent in game.agents), game.get_world_state(state))
+        rest = (*(legal[agent] for agent in game.agents), state.state.unit_alive, *more)
+        row = jnp.concatenate([jnp.atleast_1d(part).astype(jnp.float32) for part in (*seen, *rest)])
+        return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), battle), row
 
-    def start(seed: Any) -> tuple[Any, Any]:
+    def start(seed: Any) -> tuple[_Battle, Any]:
         key, own = jax.random.split(jax.random.PRNGKey(seed))
-        obs, state = game.reset(own)
-        return strict((key, state)), look(obs, state)
+        _, state = game.reset(own)
+        return made(key, state, game.get_all_unit_obs(state))
 
-    def advance(battle: Any, actions: Any) -> tuple[Any, Any, Any]:
-        key, own = jax.random.split(battle[0])
-        each = {agent: actions[i] for i, agent in enumerate(game.agents)}
-        obs, state, reward, _, _ = game.step_env(own, battle[1], each)
-        return strict((key, state)), look(obs, state), reward[game.agents[0]]
+    def advance(battle: _Battle, actions: Any) -> tuple[_Battle, Any]:
+        """What HeuristicEnemySMAX.step_env does, without computing anew what the enemies see."""
+        key, own = jax.random.split(battle.key)
+        own, deciding = jax.random.split(own)
+        chosen, policy = game.get_enemy_actions(deciding, battle.state.enemy_policy_state, battle.enemy_obs)
+        everyone = jnp.concatenate([actions, jnp.stack([chosen[agent] for agent in game.enemy_agents])])
+        decoded = game._decode_discrete_actions(everyone)
+        obs, units, reward, _, _ = game.step_env_no_decode(own, battle.state.state, decoded)
+        state = battle.state.replace(state=units, enemy_policy_state=policy)
+        return made(key, state, obs, reward[game.agents[0]])
 
-    def begin(battles: Any, rows: Any, seeds: Any) -> tuple[Any, Any]:
+    def begin(battles: _Battle, rows: Any, seeds: Any) -> tuple[_Battle, Any]:
         new, seen = jax.vmap(start)(seeds)
         return jax.tree.map(lambda old, put: old.at[rows].set(put, mode="drop"), battles, new), seen
 
