@@ -179,22 +179,22 @@ def check_env(spec: str, overrides: Sequence[str]) -> int:
 
 
 def _run_of_environment(spec: str, overrides: Sequence[str]) -> RunSettings:
-    """Settings for `check-env SPEC`: an environment's name stands for a run of any algorithm with it."""
+    """Settings for `check-env SPEC`: an environment's name, or module:Class, stands for a run of any algorithm."""
     from phalanx.cluster.run_folder import CATALOGUE
     from phalanx.configs.documents import Document
     from phalanx.configs.load import load_run, resolve, shipped_runs
     from phalanx.configs.overrides import parse_override
     from phalanx.envs.registry import ENVIRONMENTS
 
-    if spec in ENVIRONMENTS:
+    if spec in ENVIRONMENTS or (":" in spec and not Path(spec).exists()):
         document = Document({"env": {"name": spec}, "algorithm": {"name": "iql"}}, "the command line")
         return resolve(document, [parse_override(one) for one in overrides], CATALOGUE)
     names = (*ENVIRONMENTS, *shipped_runs())
     if Path(spec).suffix or Path(spec).exists() or spec in names:
         return load_run(spec, overrides, catalogue=CATALOGUE)
     raise UserError(
-        f"{spec!r} is neither an environment ({', '.join(ENVIRONMENTS)}) nor a shipped run"
-        f" ({', '.join(shipped_runs())}) nor a YAML file{_did_you_mean(spec, names)}"
+        f"{spec!r} is neither an environment ({', '.join(ENVIRONMENTS)}) nor a class module:Class nor a"
+        f" shipped run ({', '.join(shipped_runs())}) nor a YAML file{_did_you_mean(spec, names)}"
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -38,7 +40,7 @@ class Source:
             raise
         except Exception as error:
             raise UserError(
-                f"{self.label} does not accept {self.argument_key}={dict(self.arguments)}:"
+                f"{self.label} cannot be made with {self.argument_key}={dict(self.arguments)}:"
                 f" {type(error).__name__}: {error}"
             ) from error
         if not getattr(env, "possible_agents", None):
@@ -143,6 +145,48 @@ def one_kind_of_action(team: Sequence[Agent], label: str) -> bool:
         f"{label}: the team's actions must all be Discrete, or all be float Boxes, but they are"
         f" {shown}; choose another env.team or env.kwargs, or convert the actions in the environment"
     )
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds of continuous actions, [N, D] each; D is the largest agent's, the others are padded."""
+
+    low: npt.NDArray[np.float32]
+    high: npt.NDArray[np.float32]
+    bounded: npt.NDArray[np.bool_]  # both are finite
+
+    @classmethod
+    def of(cls, spaces: Sequence[Any]) -> Bounds:
+        """Of the agents' Boxes."""
+        widest = max(math.prod(space.shape) for space in spaces)
+        low, high = np.full((2, len(spaces), widest), np.inf, np.float32)
+        for i, space in enumerate(spaces):
+            low[i, : math.prod(space.shape)] = space.low.reshape(-1)
+            high[i, : math.prod(space.shape)] = space.high.reshape(-1)
+        bounded = np.isfinite(low) & np.isfinite(high)
+        return cls(np.where(bounded, low, 0), np.where(bounded, high, 0), bounded)
+
+    def stretch(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Actions [E, N, D] in [-1, 1], clipped, in the bounds; unbounded components unchanged."""
+        # About the middle, so that symmetric bounds lose no digits.
+        middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
+        inside = np.clip(middle + np.clip(actions, -1, 1) * half, self.low, self.high)
+        return np.where(self.bounded, inside, actions)
+
+
+def groups_of(
+    names: Sequence[str], obs_dims: Sequence[int], action_dims: Sequence[int], known: Mapping[str, str] | None = None
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """spec.group_ids and spec.group_names, both () for one group: `known` by the agents' names or, without it, agents
+    whose names differ by a number alone and who see and do equally much."""
+    kinds: list[Any] = [known[name] for name in names] if known is not None else []
+    if known is None:
+        prefixes = [re.sub(r"_?\d+$", "", name) for name in names]
+        kinds = list(zip(prefixes, obs_dims, action_dims, strict=True))
+    groups = list(dict.fromkeys(kinds))
+    if len(groups) < 2:
+        return (), ()
+    return tuple(map(groups.index, kinds)), tuple(g if isinstance(g, str) else g[0] for g in groups)
 
 
 def can_be_seeded(env: Any) -> bool:

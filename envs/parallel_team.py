@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.settings import EnvSettings
 from phalanx.envs import parallel
 from phalanx.envs.importing import versions
-from phalanx.envs.parallel import Agent, Source
+from phalanx.envs.parallel import Agent, Bounds, Source
 from phalanx.envs.parallel_opponents import Opponents, make_opponents
 from phalanx.envs.team import Bools, Floats, Obs, Step, TeamEnv, TeamPolicy, TeamSpec
 
@@ -173,7 +172,7 @@ class ParallelTeam(TeamEnv):
         self._live: list[frozenset[str]] = [self._everyone] * num_envs
         self._seeds: Sequence[Iterator[int]] = ()
         self.spec = self._make_spec(source, team, discrete, limit, facts.reproducible)
-        self._bounds = None if discrete else _bounds(team)
+        self._bounds = None if discrete else Bounds.of([agent.action_space for agent in team])
 
     def _make_spec(self, source: Source, team: list[Agent], discrete: bool, limit: int, reproducible: bool) -> TeamSpec:
         sizes = {
@@ -182,11 +181,8 @@ class ParallelTeam(TeamEnv):
             "team_obs": sum(agent.size for agent in team),
         }
         action_dims = tuple(agent.choices if discrete else int(np.prod(agent.action_space.shape)) for agent in team)
-        if source.groups is not None:
-            kinds = [(source.groups[a.name], 0, 0) for a in team]
-        else:
-            kinds = [(re.sub(r"_?\d+$", "", a.name), a.size, dim) for a, dim in zip(team, action_dims, strict=True)]
-        groups = list(dict.fromkeys(kinds))
+        names, obs_dims = tuple(agent.name for agent in team), tuple(agent.size for agent in team)
+        group_ids, group_names = parallel.groups_of(names, obs_dims, action_dims, source.groups)
         return TeamSpec(
             env_name=source.name,
             n_agents=len(team),
@@ -194,12 +190,12 @@ class ParallelTeam(TeamEnv):
             state_dim=sizes[self._state_from],
             n_actions=self._team.choices,
             episode_limit=limit,
-            agent_names=tuple(agent.name for agent in team),
-            obs_dims=tuple(agent.size for agent in team),
+            agent_names=names,
+            obs_dims=obs_dims,
             action_dims=action_dims,
             discrete=discrete,
-            group_ids=tuple(groups.index(kind) for kind in kinds) if len(groups) > 1 else (),
-            group_names=tuple(prefix for prefix, _, _ in groups) if len(groups) > 1 else (),
+            group_ids=group_ids,
+            group_names=group_names,
             obs_range=parallel.observed_range(team),
             reproducible=reproducible,
             versions=versions(source.packages),
@@ -300,15 +296,13 @@ class ParallelTeam(TeamEnv):
         if self._bounds is None:
             first = [agent.first for agent in self._team.agents]
             return [[a + f for a, f in zip(row, first, strict=True)] for row in actions.tolist()]
-        low, high, bounded = self._bounds
-        stretched = np.where(bounded, low + (np.clip(actions, -1, 1) + 1) * 0.5 * (high - low), actions)
         spaces = [agent.action_space for agent in self._team.agents]
         return [
             [
                 part[: math.prod(space.shape)].astype(space.dtype).reshape(space.shape)
                 for part, space in zip(row, spaces, strict=True)
             ]
-            for row in stretched
+            for row in self._bounds.stretch(actions)
         ]
 
     # ---- what is seen
@@ -374,14 +368,3 @@ def _state_source(wanted: str, facts: parallel.Facts, label: str) -> str:
     if wanted != "auto":
         return wanted
     return "all_obs" if facts.state_size is None or facts.state_is_observations else "env"
-
-
-def _bounds(team: list[Agent]) -> tuple[Floats, Floats, Bools]:
-    """low, high and whether both are finite, [N, D] each; D is the largest agent's, the others are padded."""
-    widest = max(math.prod(agent.action_space.shape) for agent in team)
-    low, high = np.full((2, len(team), widest), np.inf, np.float32)
-    for i, agent in enumerate(team):
-        low[i, : math.prod(agent.action_space.shape)] = agent.action_space.low.reshape(-1)
-        high[i, : math.prod(agent.action_space.shape)] = agent.action_space.high.reshape(-1)
-    bounded = np.isfinite(low) & np.isfinite(high)
-    return np.where(bounded, low, 0), np.where(bounded, high, 0), bounded

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import cast
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.settings import EnvSettings, NoiseSettings
+from phalanx.envs.importing import import_object
 from phalanx.envs.noise import Noise
 from phalanx.envs.team import TeamEnv, TeamPolicy
 from phalanx.envs.wrappers import TimeoutIsTerminal
@@ -27,6 +29,10 @@ ENVIRONMENTS: dict[str, str] = {
     "dispersion": "phalanx.envs.dispersion:Dispersion",
     "sleepy": "phalanx.envs.sleepy:Sleepy",
     "pettingzoo": "phalanx.envs.pettingzoo:PettingZooTeam",
+    "gymnasium": "phalanx.envs.gymnasium_team:GymnasiumTeam",
+    "rllib": "phalanx.envs.rllib_team:RllibTeam",
+    "mamujoco": "phalanx.envs.mamujoco:MaMuJoCo",
+    "vmas": "phalanx.envs.vmas_team:VmasTeam",
 }
 """name -> "module:Class". The class takes `(settings, num_envs, load_policy=None)` and has `Settings`."""
 
@@ -35,18 +41,23 @@ LoadPolicy = Callable[[str], TeamPolicy]
 
 
 def env_class(name: str) -> type[TeamEnv]:
-    """The class of environment `name`; a UserError names the known ones and the nearest."""
+    """The class of environment `name`: one of `ENVIRONMENTS`, or anybody's own as `module:Class`, whose module is
+    imported. A UserError names the known ones and the nearest, or says what the class lacks."""
+    if ":" in name:
+        return _own_class(name)
     if name not in ENVIRONMENTS:
         near = difflib.get_close_matches(str(name), ENVIRONMENTS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"env.name={name} is not an environment (known: {', '.join(ENVIRONMENTS)}){hint}")
+        raise UserError(
+            f"env.name={name} is not an environment (known: {', '.join(ENVIRONMENTS)}; your own: module:Class){hint}"
+        )
     module, _, attribute = ENVIRONMENTS[name].partition(":")
     return cast("type[TeamEnv]", getattr(importlib.import_module(module), attribute))
 
 
 def env_settings(name: str) -> type[EnvSettings]:
-    """The settings model of environment `name`."""
-    return cast("type[EnvSettings]", env_class(name).Settings)  # type: ignore[attr-defined]
+    """The settings model of environment `name`; plain `EnvSettings` for a class of somebody's own that has none."""
+    return cast("type[EnvSettings]", getattr(env_class(name), "Settings", EnvSettings))
 
 
 def make_env(settings: EnvSettings, num_envs: int, load_policy: LoadPolicy | None = None) -> TeamEnv:
@@ -54,8 +65,36 @@ def make_env(settings: EnvSettings, num_envs: int, load_policy: LoadPolicy | Non
 
     `load_policy` serves `env.opponents=checkpoint:DIR`; without it such a setting is refused.
     """
-    build = cast("Callable[[EnvSettings, int, LoadPolicy | None], TeamEnv]", env_class(settings.name))
-    env = build(settings, num_envs, load_policy)
+    build = cast("Callable[..., TeamEnv]", env_class(settings.name))
+    takes_policies = settings.name in ENVIRONMENTS or "load_policy" in inspect.signature(build).parameters
+    env = build(settings, num_envs, load_policy) if takes_policies else build(settings, num_envs)
     if settings.noise != NoiseSettings():
         env = Noise(env, settings.noise)
     return TimeoutIsTerminal(env) if settings.timeout_is_terminal else env
+
+
+def _own_class(place: str) -> type[TeamEnv]:
+    """The TeamEnv that `module:Class` names, checked as far as a class can be without making one."""
+    found = import_object(place, "env.name", "my_module:MyEnv")
+    if not (isinstance(found, type) and issubclass(found, TeamEnv)):
+        raise UserError(
+            f"env.name={place} is {getattr(found, '__name__', type(found).__name__)}, not a class derived from"
+            " phalanx.envs.team.TeamEnv (or BatchedTeamEnv); for environments of other libraries see"
+            " env.name=pettingzoo, gymnasium and rllib"
+        )
+    missing = sorted(getattr(found, "__abstractmethods__", ()))
+    if missing:
+        raise UserError(f"env.name={place}: {found.__name__} does not define {', '.join(missing)}")
+    settings = getattr(found, "Settings", EnvSettings)
+    if not (isinstance(settings, type) and issubclass(settings, EnvSettings)):
+        raise UserError(
+            f"env.name={place}: {found.__name__}.Settings must be a class derived from"
+            " phalanx.configs.settings.EnvSettings"
+        )
+    parameters = list(inspect.signature(found).parameters)
+    if parameters[:2] != ["settings", "num_envs"]:
+        raise UserError(
+            f"env.name={place}: {found.__name__}.__init__ takes ({', '.join(parameters)}), but it is called with"
+            " (settings, num_envs), and with load_policy where it takes that as well"
+        )
+    return found

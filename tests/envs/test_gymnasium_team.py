@@ -128,7 +128,7 @@ def test_pictures_and_versions() -> None:
     [
         ({"id": "PhalanxNowhere-v0"}, r"env\.id=PhalanxNowhere-v0.*package:id"),
         ({"id": "no_such_package:Game-v0"}, "there is no module no_such_package"),
-        ({"kwargs": {"wings": 2}}, r"does not accept env\.kwargs=.*wings"),
+        ({"kwargs": {"wings": 2}}, r"cannot be made with env\.kwargs=.*wings"),
         ({"id": "tests.envs.toys_gymnasium:PhalanxOdd-v0"}, "the actions are MultiBinary"),
         ({"id": "tests.envs.toys_gymnasium:PhalanxOldReset-v0"}, r"whose reset returns \(observation, info\)"),
         ({"id": "tests.envs.toys_gymnasium:PhalanxAsShared-v0", "observations": "each"}, "choose shared"),

@@ -13,13 +13,14 @@ from phalanx.envs.noise import Noise
 from phalanx.envs.registry import ENVIRONMENTS, env_settings, make_env
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
 from phalanx.envs.team import Obs, Step, TeamEnv
+from tests.envs.needed import SETTINGS, skip_without_library
 
 ALL = {"obs_uniform": 0.02, "obs_gaussian": 0.1, "state_uniform": 0.02, "state_gaussian": 0.1}
-NEEDED: dict[str, dict[str, Any]] = {"pettingzoo": {"module": "mpe2.simple_spread_v3"}, "sleepy": {"wait_ms": 0.0}}
 
 
 def made(name: str, num_envs: int, noise: dict[str, float] | None = None, **settings: Any) -> TeamEnv:
-    given = {"name": name, **NEEDED.get(name, {}), **settings}
+    skip_without_library(name)
+    given = {"name": name, **SETTINGS.get(name, {}), **settings}
     return make_env(env_settings(name)(**given, noise=NoiseSettings(**noise or {})), num_envs)
 
 

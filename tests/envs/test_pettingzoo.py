@@ -422,7 +422,7 @@ def test_pictures_come_from_the_environment_where_it_makes_some() -> None:
         ({"module": "../evil"}, "is not the name of a Python module"),
         ({"module": "pettingzoo.mpe"}, "cannot be imported: ImportError"),
         ({"module": "json"}, "json has no parallel_env and no env"),
-        ({"module": "mpe2.simple_tag_v3", "kwargs": {"wings": 2}}, r"does not accept env\.kwargs=.*wings"),
+        ({"module": "mpe2.simple_tag_v3", "kwargs": {"wings": 2}}, r"cannot be made with env\.kwargs=.*wings"),
         ({"team": ["green_0"]}, "there is no agent green_0; the agents are red_0, red_1, blue_0"),
         ({"team": []}, "leaves nobody to learn"),
         ({"kwargs": {"kind": "Endless"}}, "env.max_steps is needed"),

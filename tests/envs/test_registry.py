@@ -12,12 +12,12 @@ from phalanx.envs.registry import ENVIRONMENTS, env_class, env_settings, make_en
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
 from phalanx.envs.team import TeamEnv
 from phalanx.envs.wrappers import TimeoutIsTerminal
-
-NEEDED: dict[str, dict[str, Any]] = {"pettingzoo": {"module": "mpe2.simple_spread_v3"}}
+from tests.envs.needed import SETTINGS, skip_without_library
 
 
 def made(name: str, num_envs: int, **settings: Any) -> TeamEnv:
-    return make_env(env_settings(name)(name=name, **NEEDED.get(name, {}), **settings), num_envs)
+    skip_without_library(name)
+    return make_env(env_settings(name)(**{"name": name, **SETTINGS.get(name, {}), **settings}), num_envs)
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
@@ -34,14 +34,14 @@ def test_every_environment_conforms_when_its_limit_is_an_end(name: str) -> None:
 def test_every_setting_has_a_description_and_the_name_is_checked(name: str) -> None:
     for key, field in env_settings(name).model_fields.items():
         assert field.description, key
-    settings = env_settings(name)(name=name, **NEEDED.get(name, {}))
+    settings = env_settings(name)(name=name, **SETTINGS.get(name, {}))
     assert settings.name == name
 
 
 def test_an_unknown_environment_is_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"env\.name=simple_tga is not an environment .* did you mean simple_tag\?"):
         env_class("simple_tga")
-    with pytest.raises(UserError, match=r"known: simple_tag, .*pettingzoo\)$"):
+    with pytest.raises(UserError, match=r"known: simple_tag, .*pettingzoo, .*; your own: module:Class\)$"):
         env_class("zzz")
 
 

@@ -110,7 +110,7 @@ def test_ids_may_be_numbers_that_only_the_first_observations_tell() -> None:
         ({"module": "tests.envs.toys_rllib:Nope"}, r"tests\.envs\.toys_rllib has no Nope"),
         ({"module": "tests.envs.toys_rllib:not_a_class"}, "is int, not a class"),
         ({"module": "no_such_module:Env"}, "there is no module no_such_module"),
-        ({"module": "tests.envs.toys_rllib:Old", "config": {"length": 2}}, r"does not accept env\.config=.*length"),
+        ({"module": "tests.envs.toys_rllib:Old", "config": {"length": 2}}, r"cannot be made with env\.config=.*length"),
         ({"module": "tests.envs.toys_rllib:Stranger"}, "shows something to ghost, but its agents are car_0, car_1"),
         ({"module": "tests.envs.toys_rllib:Spaceless"}, r"has neither action_spaces\['car_0'\] nor action_space"),
         ({"module": "tests.envs.toys_rllib:OldReset"}, "since Ray 2.3"),

@@ -1,0 +1,25 @@
+"""What some environments need before they can be built in a test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "pettingzoo": {"module": "mpe2.simple_spread_v3"},
+    "gymnasium": {"id": "tests.envs.toys_gymnasium:PhalanxAsTuple-v0", "max_steps": 4},
+    "rllib": {"module": "tests.envs.toys_rllib:Together", "max_steps": 4},
+    "vmas": {"kwargs": {"n_agents": 3}},
+    "sleepy": {"wait_ms": 0.0},
+}
+"""Settings without a default, by the environment's name."""
+
+LIBRARIES = {"mamujoco": "gymnasium_robotics", "vmas": "vmas", "smax": "jaxmarl"}
+"""What is not installed with phalanx itself."""
+
+
+def skip_without_library(name: str) -> None:
+    """Skips the test where the environment's library is not installed."""
+    if name in LIBRARIES:
+        pytest.importorskip(LIBRARIES[name])
