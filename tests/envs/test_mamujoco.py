@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,12 @@ from phalanx.envs.seeding import EpisodeSeeds, Purpose
 
 LIBRARY = "gymnasium_robotics"
 WALKER = {"scenario": "Walker2d", "agent_conf": "6x1"}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MuJoCo writes its warnings to a file in the current folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 def team(num_envs: int = 1, **settings: Any) -> MaMuJoCo:
