@@ -1,0 +1,131 @@
+"""SMAX with its simulator, against JaxMARL stepped by hand. Skipped where the extra is not installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+
+from phalanx.envs.seeding import EpisodeSeeds, Purpose
+from phalanx.envs.smax import Smax, SmaxSettings
+from phalanx.envs.smax_scenarios import SCENARIOS, UNIT_TYPES
+from phalanx.envs.smax_simulator import load, make_game
+from phalanx.envs.team import Obs, Step
+
+pytestmark = pytest.mark.skipif(
+    find_spec("jaxmarl") is None, reason="jaxmarl is not installed: pip install -e '.[smax]'"
+)
+
+
+def started(num_envs: int, **settings: Any) -> tuple[Smax, Obs]:
+    env = Smax(SmaxSettings(**settings), num_envs)
+    return env, env.reset([EpisodeSeeds(3, Purpose.EPISODE, e) for e in range(num_envs)])
+
+
+def attacks(avail: np.ndarray) -> np.ndarray:
+    """Everybody attacks the first enemy in range, walks towards the enemies (right) where there is none, or stops."""
+    choice = np.where(avail[..., 1], 1, 4)
+    return np.where(avail[..., 5:].any(axis=-1), 5 + avail[..., 5:].argmax(axis=-1), choice)
+
+
+def play(env: Smax, obs: Obs, steps: int) -> list[Step]:
+    taken = []
+    for _ in range(steps):
+        taken.append(env.step(attacks(obs.avail)))
+        obs = taken[-1].next
+    return taken
+
+
+def test_the_table_is_the_simulator_s() -> None:
+    from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
+
+    load()
+    assert set(MAP_NAME_TO_SCENARIO) == set(SCENARIOS)
+    for name, theirs in MAP_NAME_TO_SCENARIO.items():
+        ours = SCENARIOS[name]
+        assert tuple(np.asarray(theirs.unit_types).tolist()) == ours.unit_types, name
+        assert (theirs.num_allies, theirs.num_enemies) == (ours.n_allies, ours.n_enemies)
+        assert theirs.smacv2_unit_type_generation == theirs.smacv2_position_generation == ours.random
+    assert tuple(make_game(SmaxSettings().rules()).unit_type_names) == UNIT_TYPES
+
+
+def test_battles_are_jaxmarl_s() -> None:
+    """The same seed and actions, with JaxMARL's own step of one battle: to the last step of the episode."""
+    env, obs = started(3, max_steps=20)
+    jax, _ = load()
+    game = make_game(SmaxSettings().rules(), 20)
+    seed = next(EpisodeSeeds(3, Purpose.EPISODE, 1))
+    key, own = jax.random.split(jax.random.PRNGKey(np.uint32(seed)))
+    seen, state = game.reset(own)
+    for t in range(1, 21):  # noqa: B007 (how long it was is looked at below)
+        legal = game.get_avail_actions(state)
+        for i, agent in enumerate(game.agents):
+            np.testing.assert_allclose(obs.obs[1, i], seen[agent], atol=1e-5)
+            np.testing.assert_array_equal(obs.avail[1, i], legal[agent])
+        np.testing.assert_allclose(obs.state[1], seen["world_state"], atol=1e-5)
+        actions = attacks(obs.avail)
+        step, (key, own) = env.step(actions), jax.random.split(key)
+        each = {agent: actions[1, i] for i, agent in enumerate(game.agents)}
+        seen, state, reward, done, _ = game.step_env(own, state, each)
+        np.testing.assert_allclose(step.reward[1], reward["ally_0"], atol=1e-6)
+        assert bool(done["__all__"]) == bool(step.ended[1])
+        if step.ended[1]:
+            break
+        obs = step.next
+    alive = np.asarray(state.state.unit_alive)
+    assert step.final is not None
+    row = int(np.searchsorted(np.flatnonzero(step.ended), 1))
+    np.testing.assert_allclose(step.final.obs[row, 0], seen["ally_0"], atol=1e-5)
+    np.testing.assert_array_equal(step.final.alive[row], alive[:3])
+    assert step.truncated[1] == (t == 20 and alive[:3].any() and alive[3:].any())
+
+
+def test_wins_are_paid_and_told_and_nothing_is_compiled_twice() -> None:
+    env, obs = started(3)
+    steps = play(env, obs, 150)
+    wins = np.array([step.info["win"] for step in steps])
+    paid = np.array([step.reward for step in steps])
+    ended = np.array([step.ended for step in steps])
+    assert ended.sum() > 5 and 0 < wins.sum() < ended.sum()
+    assert (ended[wins]).all() and (paid[wins] >= 1).all() and (paid[~wins] < 0.7).all()
+    winner = int(np.flatnonzero(wins.any(axis=0))[0])
+    last = int(np.flatnonzero(wins[:, winner])[0])
+    ends = np.flatnonzero(ended[:last, winner])
+    battle = slice(ends[-1] + 1 if len(ends) else 0, last + 1)
+    assert sum(int(step.info["dead_enemies"][winner]) for step in steps[battle]) == 3
+    assert paid[battle, winner].sum() == pytest.approx(2.0, abs=1e-4)
+    assert env._simulator._step._cache_size() == env._simulator._begin._cache_size() == 1
+
+
+def test_the_limit_truncates_and_the_reward_can_be_smac_s() -> None:
+    (short, obs), (scaled, _) = started(3, max_steps=4), started(3, max_steps=4, reward="smac", scenario="3m")
+    stop = np.full((3, 3), 4)
+    for t in range(8):
+        left, right = short.step(stop), scaled.step(stop)
+        assert left.truncated.all() == (t % 4 == 3) and not left.terminated.any()
+        np.testing.assert_allclose(left.reward * 10, right.reward)
+    assert obs.alive.all()
+
+
+def test_random_scenarios_draw_types_and_tell_them() -> None:
+    env, obs = started(3, scenario="smacv2_5_units", max_steps=2)
+    shown = obs.obs[..., -6:].argmax(axis=-1)  # the last numbers of an observation say what one is
+    np.testing.assert_array_equal(env.unit_types, shown)
+    for _ in range(2):
+        step = env.step(attacks(obs.avail))
+    assert (env.unit_types != shown).any()
+    np.testing.assert_array_equal(env.unit_types, step.next.obs[..., -6:].argmax(axis=-1))
+
+
+def test_importing_is_quiet_and_lazy() -> None:
+    code = (
+        "import io, sys; sys.stdout = mine = io.StringIO(); import phalanx.envs.smax as s;"
+        "assert 'jax' not in sys.modules; from phalanx.envs.smax_simulator import load; load();"
+        "assert sys.stdout is mine; sys.stdout = sys.__stdout__; print(repr(mine.getvalue()), 'torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "'' False\n"
