@@ -28,6 +28,8 @@ class QTRANSettings(UnmixedSettings):
 
 @dataclass(kw_only=True)
 class QTRANTerms(Terms):
+    """`Terms` in which `q_tot` [K, T, B] is the joint value, and what both conditions need besides."""
+
     value: Tensor  # [T, B], V(s)
     greedy_joint: Tensor  # [K, T, B], online Q_jt of the greedy joint action, a constant
 
@@ -118,4 +120,5 @@ class QTRANBase(VDN):
 
 
 def three_layers(inputs: int, width: int) -> nn.Sequential:
+    """[..., inputs] -> [..., 1]."""
     return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))

@@ -42,6 +42,8 @@ class RESSettings(ValueMixingSettings):
 
 @dataclass
 class RESPrepared(Prepared):
+    """`Prepared` with what the episodes earned, where the penalty asks for it."""
+
     returns: Tensor | None = None  # [T, B], discounted, to the end of the episode
 
 
