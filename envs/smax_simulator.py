@@ -84,6 +84,7 @@ def load() -> tuple[Any, Any]:
     _one_thread(os.environ)
     try:
         jax = importlib.import_module("jax")
+        _configure(jax)  # before jaxmarl, whose modules compute when they are imported
         with _kept_streams():
             smax = importlib.import_module("jaxmarl.environments.smax")
     except ModuleNotFoundError as error:
@@ -91,6 +92,10 @@ def load() -> tuple[Any, Any]:
             f"env.name=smax needs {error.name}, which is not installed: pip install 'phalanx-marl[smax]', or"
             " pip install -e '.[smax]' in a checkout"
         ) from error
+    return jax, smax
+
+
+def _configure(jax: Any) -> None:
     jax.config.update("jax_platforms", "cpu")  # a GPU, if there is one, is the learner's
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # the results are needed at once
     cache = cache_folder()
@@ -98,7 +103,6 @@ def load() -> tuple[Any, Any]:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    return jax, smax
 
 
 @contextlib.contextmanager
