@@ -56,22 +56,25 @@ class ATMAgents(AgentNetworks):
         return unit.expand(rows, self.slots, self.hidden)
 
     def unroll(self, x: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
-        tokens = self._embedded(x, layers)  # [S, T, M, n, H]
-        # What the memory has no part in, for all steps at once.
-        projected = project(tokens, layers["queries_keys_values"])
-        slots: tuple[Tensor, ...] = self.first_state(x.shape[2]).expand(len(tokens), -1, -1, -1).unbind(2)
+        tokens = self._embedded(x, layers)  # [S, T, M, n, H], for all steps at once
+        begin = self.first_state(x.shape[2]).expand(len(tokens), -1, -1, -1)
+        memory: tuple[Tensor, ...] = self._remembered(begin, layers).unbind(2)  # each slot is embedded once, not thrice
         bound, known = [], []
-        for seen, qkv in zip(tokens.unbind(1), projected.unbind(1), strict=True):
-            kept, newest = self._through(torch.stack(slots, 2), seen, qkv, layers)
-            slots = (newest, *slots[:-1])
+        for seen in tokens.unbind(1):
+            kept, newest = self._through(torch.stack(memory, 2), seen, layers)
+            memory = (self._remembered(newest.unsqueeze(2), layers).squeeze(2), *memory[:-1])
             bound.append(kept)
             known.append(newest)
         return self._values(torch.stack(bound, 1), layers), torch.stack(known, 1)
 
     def advance(self, x: Tensor, state: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
-        tokens = self._embedded(x, layers)
-        kept, newest = self._through(state, tokens, project(tokens, layers["queries_keys_values"]), layers)
+        kept, newest = self._through(self._remembered(state, layers), self._embedded(x, layers), layers)
         return self._values(kept, layers), torch.cat([newest.unsqueeze(2), state[:, :, :-1]], 2)
+
+    def _remembered(self, slots: Tensor, layers: Layers) -> Tensor:
+        """Memory as tokens, but for the slots' numbers. slots: [S, M, any, H]."""
+        weight, bias = layers["embed_memory"]
+        return project(slots, (weight[..., : self.hidden], bias))
 
     def _embedded(self, x: Tensor, layers: Layers) -> Tensor:
         """x: [S, …, I]. Returns all tokens but the memory's, [S, …, n, H]."""
@@ -85,17 +88,12 @@ class ATMAgents(AgentNetworks):
             tokens.append(project(self.reader.entities(x, kind), layers[f"embed_{kind}"]))
         return torch.cat(tokens, -2)
 
-    def _through(self, slots: Tensor, tokens: Tensor, projected: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
-        """One step. slots: [S, M, slots, H]; tokens, projected: [S, M, n, …]. Returns the bound tokens, [S, M, bound,
-        H], and the newest slot, [S, M, H]."""
-        weight, bias = layers["embed_memory"]
-        number = weight[..., self.hidden :].transpose(1, 2) + bias.unsqueeze(1)  # [S, slots, H]
-        nothing = torch.zeros_like(bias)
-        memory = project(slots, (weight[..., : self.hidden], nothing)) + number.unsqueeze(1)
-        x = torch.cat([tokens, memory], 2)
-        projected = torch.cat([projected, project(memory, layers["queries_keys_values"])], 2)
-        queries, keys, values = projected.chunk(3, -1)
-        mixed = project(attend(queries, keys, values, self.heads), layers["unify"])
+    def _through(self, memory: Tensor, tokens: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
+        """One step. memory: [S, M, slots, H], as `_remembered`; tokens: [S, M, n, H]. Returns the bound tokens, [S, M,
+        bound, H], and the newest slot, [S, M, H]."""
+        number = layers["embed_memory"][0][..., self.hidden :].transpose(1, 2)  # [S, slots, H]
+        x = torch.cat([tokens, memory + number.unsqueeze(1)], 2)
+        mixed = project(attend(project(x, layers["queries_keys_values"]), self.heads), layers["unify"])
         x = normalised_together(x + mixed, layers["norm_attention"])
         wide = torch.relu(project(x, layers["widen"]))
         x = normalised_together(x + project(wide, layers["narrow"]), layers["norm"])
