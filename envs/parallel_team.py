@@ -157,6 +157,8 @@ class ParallelTeam(TeamEnv):
         self._agents, self._everyone = agents, frozenset(agent.name for agent in agents)
         self._names = [agent.name for agent in agents]
         self._plain = all(agent.plain for agent in agents)
+        self._masked = any(agent.masked for agent in agents)
+        self._chooses = any(agent.choices for agent in agents)
         ends = np.cumsum([agent.size for agent in agents]).tolist()
         slices = {a.name: slice(end - a.size, end) for a, end in zip(agents, ends, strict=True)}
         self._total = ends[-1]
@@ -173,6 +175,10 @@ class ParallelTeam(TeamEnv):
         self._seeds: Sequence[Iterator[int]] = ()
         self.spec = self._make_spec(source, team, discrete, limit, facts.reproducible)
         self._bounds = None if discrete else Bounds.of([agent.action_space for agent in team])
+        # Continuous actions of one form can be handed over as they are.
+        self._even_vectors = len({(agent.action_space.shape, agent.action_space.dtype) for agent in team}) == 1 and (
+            len(team[0].action_space.shape) == 1
+        )
 
     def _make_spec(self, source: Source, team: list[Agent], discrete: bool, limit: int, reproducible: bool) -> TeamSpec:
         sizes = {
@@ -296,13 +302,16 @@ class ParallelTeam(TeamEnv):
         if self._bounds is None:
             first = [agent.first for agent in self._team.agents]
             return [[a + f for a, f in zip(row, first, strict=True)] for row in actions.tolist()]
+        stretched = self._bounds.stretch(actions)
         spaces = [agent.action_space for agent in self._team.agents]
+        if self._even_vectors:
+            return [list(row) for row in stretched.astype(spaces[0].dtype)]
         return [
             [
                 part[: math.prod(space.shape)].astype(space.dtype).reshape(space.shape)
                 for part, space in zip(row, spaces, strict=True)
             ]
-            for row in self._bounds.stretch(actions)
+            for row in stretched
         ]
 
     # ---- what is seen
@@ -324,7 +333,7 @@ class ParallelTeam(TeamEnv):
                 if agent.name in shown and agent.name in observations:
                     row[start : start + agent.size] = agent.read(observations[agent.name])
                 start += agent.size
-        for agent in self._agents:
+        for agent in self._agents if self._masked or (self._chooses and any(infos.values())) else ():
             info = infos.get(agent.name)
             if (agent.masked or info) and agent.choices and agent.name in shown and agent.name in observations:
                 mask = agent.mask(observations[agent.name], info)
