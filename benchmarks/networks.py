@@ -74,7 +74,7 @@ def against_steps(network: str, sharing: str, rounds: int) -> dict[str, Any]:
     algorithm = theirs.algorithm
     assert isinstance(algorithm, ValueMixing)
     for agents in (algorithm.agents, algorithm.target_agents):
-        agents.forward = step_by_step(agents)
+        agents.forward = step_by_step(agents)  # type: ignore[method-assign]
     times = medians_ms({"ours": lambda: ours.update([batch]), "steps": lambda: theirs.update([batch])}, rounds)
     row = {"row": "network", "network": network, "sharing": sharing, "ms": times["ours"]}
     return {**row, "per_step_loop_ms": times["steps"], "ratio": times["ours"] / times["steps"]}

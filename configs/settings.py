@@ -91,7 +91,7 @@ class AgentSettings(Settings):
     sharing: Literal["full", "full_id", "groups", "none"] = Field(
         default="full_id",
         description="which agents share parameters: full (all), full_id (all, who see their own id as well), groups"
-        " (each of the environment's groups), none. With hyper_*: which agents share an identity, see the manual",
+        " (each of the environment's groups), none. With hyper_*: who shares an identity (docs/agent-networks.md)",
     )
     last_action: bool = Field(default=True, description="agents see their own last action")
     hidden: int = Field(default=64, ge=1, description="width of the agent network: its layers, GRU, tokens")

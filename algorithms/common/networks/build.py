@@ -28,7 +28,8 @@ def make_agent_networks(spec: TeamSpec, members: int, settings: AgentSettings) -
         raise UserError(
             f"agent.network={settings.network} looks at the entities of an observation, but env.name={spec.env_name}"
             " does not say which there are: choose agent.network=gru, mlp, hyper_linear or hyper_mlp, or an"
-            " environment that does (simple_tag, simple_spread, stag_hunt, or your own with TeamSpec.entities)"
+            " environment that does (simple_tag, simple_spread, stag_hunt, dispersion, smax, or your own with"
+            " TeamSpec.entities)"
         )
     layout = EntityLayout.of(spec.entities, view)
     if base == "asn":
