@@ -9,23 +9,17 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from phalanx.configs.base import Settings
 from phalanx.configs.settings import EnvSettings
 from phalanx.envs.smax_scenarios import Scenario, listed_scenario, named_scenario, outcome, scaled, team_spec
 from phalanx.envs.smax_simulator import Frame, Rules, Simulator, versions
 from phalanx.envs.team import Obs, Step, TeamEnv, TeamPolicy
 
 
-class UnitListSettings(Settings):
-    allies: dict[str, int] = Field(description="how many of each type of unit, in the order of the agents")
-    enemies: dict[str, int] = Field(description="the same of the other side")
-
-
 class SmaxSettings(EnvSettings):
     """`env.name=smax`."""
 
     name: Literal["smax"] = Field(default="smax", description="smax: battles against a heuristic, simulated by JaxMARL")
-    scenario: str | UnitListSettings = Field(
+    scenario: str | dict[str, Any] = Field(
         default="3m",
         description="a scenario of the simulator (3m, 2s3z, 3s5z, smacv2_10_units, …), or units of both sides:"
         " {allies: {stalker: 3, zealot: 5}, enemies: {marine: 8}}; there are marine, marauder, stalker, zealot,"
@@ -62,7 +56,7 @@ class SmaxSettings(EnvSettings):
         """The scenario that is meant."""
         if isinstance(self.scenario, str):
             return named_scenario(self.scenario)
-        return listed_scenario(self.scenario.allies, self.scenario.enemies)
+        return listed_scenario(self.scenario)
 
     def rules(self) -> Rules:
         """What the simulator is built for."""

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -106,23 +106,29 @@ def named_scenario(name: str) -> Scenario:
     )
 
 
-def listed_scenario(allies: Mapping[str, int], enemies: Mapping[str, int]) -> Scenario:
-    """A scenario of one's own: how many of each type. A UserError names an unknown type or an empty side."""
-    sides = []
-    for key, units in (("allies", allies), ("enemies", enemies)):
-        for kind, count in units.items():
-            if kind not in UNIT_TYPES:
-                near = difflib.get_close_matches(kind, UNIT_TYPES, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise UserError(
-                    f"env.scenario.{key}: there is no unit {kind} in SMAX; choose among {', '.join(UNIT_TYPES)}{hint}"
-                )
-            if count < 1:
-                raise UserError(f"env.scenario.{key}.{kind}={count} must be at least 1: leave the type out instead")
-        if not units:
-            raise UserError(f"env.scenario.{key} lists no unit: write, for example, {{marine: 3}}")
-        sides.append(tuple(units.items()))
-    return Scenario(sides[0], sides[1])
+def listed_scenario(sides: Mapping[str, Any]) -> Scenario:
+    """A scenario of one's own from {allies: {type: number, …}, enemies: {…}}. A UserError names what is wrong in it."""
+    if set(sides) != {"allies", "enemies"}:
+        raise UserError(
+            f"env.scenario has the keys {', '.join(map(str, sides)) or 'none'}: it must be a name, or units of both"
+            " sides, as in {allies: {stalker: 3, zealot: 5}, enemies: {marine: 8}}"
+        )
+    return Scenario(_listed_side("allies", sides["allies"]), _listed_side("enemies", sides["enemies"]))
+
+
+def _listed_side(key: str, units: Any) -> tuple[tuple[str, int], ...]:
+    if not isinstance(units, Mapping) or not units:
+        raise UserError(f"env.scenario.{key}={units} lists no unit: write, for example, {{marine: 3}}")
+    for kind, count in units.items():
+        if kind not in UNIT_TYPES:
+            near = difflib.get_close_matches(str(kind), UNIT_TYPES, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"env.scenario.{key}: there is no unit {kind} in SMAX; choose among {', '.join(UNIT_TYPES)}{hint}"
+            )
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise UserError(f"env.scenario.{key}.{kind}={count} must be a whole number from 1 on")
+    return tuple(units.items())
 
 
 class Sizes(NamedTuple):

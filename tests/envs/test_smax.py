@@ -48,14 +48,16 @@ def test_limits_are_smac_s() -> None:
 
 
 def test_a_unit_list_is_the_named_scenario_of_the_same_units() -> None:
-    own = listed_scenario({"stalker": 3, "zealot": 5}, {"stalker": 3, "zealot": 6})
+    own = listed_scenario({"allies": {"stalker": 3, "zealot": 5}, "enemies": {"stalker": 3, "zealot": 6}})
     known = SCENARIOS["3s5z_vs_3s6z"]
     assert own.unit_types == known.unit_types == (2, 2, 2, 3, 3, 3, 3, 3, 2, 2, 2, 3, 3, 3, 3, 3, 3)
     assert (own.n_allies, own.n_enemies, own.limit) == (8, 9, 150)
 
 
 def test_groups_are_types_in_the_order_of_the_list() -> None:
-    spec = team_spec(listed_scenario({"zealot": 2, "marine": 1}, {"zergling": 4}), 30, {"jax": "1"})
+    spec = team_spec(
+        listed_scenario({"allies": {"zealot": 2, "marine": 1}, "enemies": {"zergling": 4}}), 30, {"jax": "1"}
+    )
     assert spec.group_names == ("zealot", "marine") and spec.group_ids == (0, 0, 1)
     assert spec.agent_names == ("zealot_0", "zealot_1", "marine_0")
     assert spec.episode_limit == 30 and spec.versions == {"jax": "1"} and spec.has_win
@@ -82,8 +84,12 @@ def test_the_entity_view_names_every_number_once(name: str) -> None:
         ("3s5zz", r"env\.scenario=3s5zz is not a scenario of SMAX: .* did you mean 3s5z\?"),
         ("MMM2", r"env\.scenario=MMM2: SMAX has no medivacs"),
         ({"allies": {"stalkr": 1}, "enemies": {"marine": 1}}, r"allies: .*no unit stalkr .* did you mean stalker\?"),
-        ({"allies": {"marine": 1}, "enemies": {}}, r"env\.scenario\.enemies lists no unit"),
-        ({"allies": {"marine": 0}, "enemies": {"marine": 1}}, r"env\.scenario\.allies\.marine=0 must be at least 1"),
+        ({"allies": {"marine": 1}, "enemies": {}}, r"env\.scenario\.enemies=\{\} lists no unit"),
+        (
+            {"allies": {"marine": 0}, "enemies": {"marine": 1}},
+            r"env\.scenario\.allies\.marine=0 must be a whole number from 1 on",
+        ),
+        ({"allies": {"marine": 1}}, r"env\.scenario has the keys allies: it must be a name, or units of both sides"),
     ],
 )
 def test_a_wrong_scenario_is_refused(scenario: Any, sentence: str) -> None:
