@@ -123,6 +123,15 @@ def test_members_are_independent_networks(network: str, sharing: str) -> None:
     assert (values[0] - values[1]).abs().max() > 1e-3
 
 
+@every_choice
+def test_members_as_one_batch(network: str, sharing: str) -> None:
+    """As a GPU computes them: the same values as one after the other."""
+    networks, inputs = make(network, sharing, 3), some_inputs()
+    x = networks._arranged(inputs)
+    together, _ = networks.unroll(x.repeat(3, 1, 1, 1), networks.chosen())
+    close(networks._joined([together]), networks(inputs))
+
+
 @settings(max_examples=25)
 @given(choice=st.sampled_from([(n, s) for n in NETWORKS for s in SHARING]), order=st.permutations(range(4)))
 def test_episodes_do_not_meet(choice: tuple[str, str], order: list[int]) -> None:
