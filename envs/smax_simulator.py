@@ -69,7 +69,8 @@ class Layout:
 
     def read(self, rows: Floats) -> Frame:
         """rows: [E, everything] -> new arrays."""
-        parts, start = [], 0
+        parts: list[npt.NDArray[Any]] = []
+        start = 0
         for shape, kind in zip(self.shapes, (np.float32, np.float32, np.bool_, np.bool_), strict=True):
             size = int(np.prod(shape))
             parts.append(rows[:, start : start + size].astype(kind).reshape(len(rows), *shape))
@@ -110,7 +111,7 @@ def _kept_streams() -> Iterator[None]:
     """jaxmarl, when imported, prints what it did not find, and puts the process's original streams in the place of
     whatever sys.stdout and sys.stderr were."""
     kept = sys.stdout, sys.stderr, sys.__stdout__
-    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore[misc, assignment]
     try:
         yield
     finally:
