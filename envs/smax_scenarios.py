@@ -204,12 +204,13 @@ def outcome(before: Bools, after: Bools, n_allies: int, elapsed: npt.NDArray[np.
     `elapsed` [E] counts steps, this one included.
     """
     fell = before & ~after
-    ours, theirs = after[:, :n_allies].any(axis=1), after[:, n_allies:].any(axis=1)
-    terminated = ~(ours & theirs)
+    ours: Bools = np.asarray(after[:, :n_allies].any(axis=1))
+    theirs: Bools = np.asarray(after[:, n_allies:].any(axis=1))
+    terminated: Bools = np.logical_not(ours & theirs)
     return Outcome(
         terminated=terminated,
         truncated=(elapsed >= limit) & ~terminated,
-        win=ours & ~theirs,
+        win=np.logical_and(ours, ~theirs),
         dead_allies=fell[:, :n_allies].sum(axis=1),
         dead_enemies=fell[:, n_allies:].sum(axis=1),
     )
