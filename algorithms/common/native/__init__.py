@@ -1,7 +1,7 @@
 """C that is compiled where it runs, for that machine's processor, when it is first needed.
 
 Nothing needs it: without a C compiler, or with PHALANX_NATIVE=0 in the environment, torch's operations do the same in
-about half as much time again. Compiled files are kept in $XDG_CACHE_HOME/phalanx (~/.cache/phalanx), one for each
+about 1.4 times the time. Compiled files are kept in $XDG_CACHE_HOME/phalanx (~/.cache/phalanx), one for each
 source, compiler and processor.
 """
 
