@@ -151,14 +151,16 @@ class Coordinator(tune.Trainable):
     def _trial_step(self) -> dict[str, Any]:
         """A result for a search: it has the newest evaluation, which schedulers decide by, so the first one waits for
         the first evaluation. A run that breaks ends with its sentence as `failure`: trying again would not help."""
-        row: Row = {}
-        while not (self.finished or any(key.startswith("eval/") for key in row)):
+        while True:
+            # Also where the run finished while Tune's checkpoint was written: the last period has its last result.
             try:
                 row = self._period()
             except RunFailed as failure:
                 self.fail(str(failure))
                 return {metrics.ENV_STEPS: self.progress.env_steps, FAILURE: str(failure), DONE: True}
             row = {**{key: value for key, value in self.progress.final.items() if key.startswith("eval/")}, **row}
+            if self.finished or any(key.startswith("eval/") for key in row):
+                break
         return {**row, DONE: self.finished, SHOULD_CHECKPOINT: self._has_new_checkpoint()}
 
     def checkpoint(self) -> Path:

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from phalanx.cluster.run_folder import CATALOGUE, RunFolder
+from phalanx.cluster.service import Coordinator
 from phalanx.cluster.tuning import TRIALS, run_search
 from phalanx.configs.errors import RunFailed, UserError
-from phalanx.configs.search import load_search
+from phalanx.configs.search import base_run, load_search
 from phalanx.configs.settings import SearchSettings
 from tests.cluster.runs import TINY, ray_session, rows_of
 
@@ -128,3 +129,18 @@ def test_a_search_that_was_killed_goes_on(file: Path, tmp_path: Path) -> None:
     assert (out / TRIALS / "000" / "summary.json").read_bytes() == first
     assert json.loads((second / "summary.json").read_text())["exit_reason"] in ("completed", "stopped")
     assert rows_of(second)[-1]["env_steps"] >= 1000
+
+
+def test_a_trial_that_finishes_while_it_is_saved_has_a_last_result(session: None, file: Path, tmp_path: Path) -> None:
+    search = search_of(file, "parameters.algorithm.lr=[0.0005]")
+    run = base_run(search, catalogue=CATALOGUE)
+    point = {"algorithm.lr": 0.0005}
+    trial = Coordinator({"run": run.model_dump(mode="json"), "trial": {"point": point, "folder": str(tmp_path / "t")}})
+    try:
+        assert not trial.step()["done"]
+        while not trial.finished:
+            trial.checkpoint()  # as Tune does between steps; the run goes on meanwhile
+        last = trial.step()
+    finally:
+        trial.stop()
+    assert last["done"] and last["env_steps"] >= run.total_env_steps and math.isfinite(last["eval/return_mean"])
