@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.settings import AlgorithmSettings, NetworkSettings
 from phalanx.envs.team import Bools, Floats, TeamSpec
 
+EVERYTHING = "all"  # the only group of parameters, where there is one
 Weights = dict[str, npt.NDArray[Any]]
 Metrics = dict[str, Tensor]
 
@@ -67,9 +68,22 @@ class TensorBatch:
         )
 
 
+@dataclass(frozen=True)
+class OptimiserStep:
+    """A loss, and which of `Algorithm.parameter_groups` it moves."""
+
+    group: str
+    loss: Tensor  # the scalar to minimise
+    metrics: Metrics  # detached scalars, names without an area (`loss_td`, …)
+    errors: Tensor | None = None  # [B], the size of each episode's error, detached: where they were asked for
+
+
 class Policy(ABC):
     """What workers run. A forward is always one stream with its fixed number of environments, because the rows of a
     GRU differ in bits when the batch size does."""
+
+    log_prob: Floats | None = None
+    """[E, N], log-probabilities of the actions that `act` gave last; None where no learner asks for them."""
 
     @abstractmethod
     def initial_state(self, num_envs: int) -> Any:
@@ -127,16 +141,18 @@ class Algorithm(nn.Module, ABC):
         update (ensemble subsets, …) is drawn from it here."""
 
     @abstractmethod
-    def loss(self, prepared: Any) -> tuple[Tensor, Metrics]:
-        """The scalar to minimise and detached scalars for metrics, names without an area (`loss_td`, …)."""
+    def steps(self, prepared: Any, *, with_errors: bool = False) -> Iterator[OptimiserStep]:
+        """The optimiser steps of one update, one after the other: when the next one is asked for, the parameters of the
+        one before have moved. With `with_errors`, one of them has the errors that a prioritised replay goes by.
+        UserError where the method has none."""
 
-    def loss_and_errors(self, prepared: Any) -> tuple[Tensor, Metrics, Tensor]:
-        """What `loss` gives, and the size of each episode's error [B], detached: what a prioritised replay goes by.
-        UserError where the method has no such errors."""
-        raise UserError(
-            f"replay.sampling=prioritised needs a method that learns from temporal differences, and"
-            f" algorithm.name={self.settings.name} does not: set replay.sampling=uniform"
-        )
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """What has an optimiser of its own, by name. By default all that is trained, together."""
+        return {EVERYTHING: self.trained_parameters()}
+
+    def learning_rate(self, group: str) -> float:
+        """Of one of the groups."""
+        return self.settings.lr
 
     def diagnostics(self, batch: TensorBatch) -> Metrics:
         """Further figures about one batch, made once per report; names without an area."""
@@ -148,7 +164,16 @@ class Algorithm(nn.Module, ABC):
 
     @abstractmethod
     def after_update(self, updates: int) -> None:
-        """Called after optimiser step number `updates` (from 1): target networks."""
+        """Called after update number `updates` (from 1): target networks."""
+
+
+def require_errors(name: str, with_errors: bool) -> None:
+    """UserError where a prioritised replay asks a method for errors that it does not have."""
+    if with_errors:
+        raise UserError(
+            f"replay.sampling=prioritised needs a method that learns from temporal differences, and"
+            f" algorithm.name={name} does not: set replay.sampling=uniform"
+        )
 
 
 def require_compatible(algorithm: type[Algorithm], name: str, spec: TeamSpec) -> None:

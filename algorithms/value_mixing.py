@@ -11,6 +11,7 @@ Everything inside is time first: [T, B, …] (R = T·B rows), so that the GRU re
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.algorithms.adaptive import Adaptation, measurement
-from phalanx.algorithms.base import Algorithm, Capabilities, Metrics, TensorBatch, Weights
+from phalanx.algorithms.base import EVERYTHING, Algorithm, Capabilities, Metrics, OptimiserStep, TensorBatch, Weights
 from phalanx.algorithms.common.agents import agent_inputs
 from phalanx.algorithms.common.diagnostics import value_diagnostics
 from phalanx.algorithms.common.ensembles import draw_members
@@ -212,11 +213,19 @@ class ValueMixing(Algorithm):
         weights: MixingWeights | None = self.target_mixer.generate(state.flatten(0, 1), members)
         return weights
 
+    def steps(self, prepared: Prepared, *, with_errors: bool = False) -> Iterator[OptimiserStep]:
+        if with_errors:
+            yield OptimiserStep(EVERYTHING, *self.loss_and_errors(prepared))
+        else:
+            yield OptimiserStep(EVERYTHING, *self.loss(prepared))
+
     def loss(self, prepared: Prepared) -> tuple[Tensor, Metrics]:
+        """The scalar to minimise and metrics (see `OptimiserStep`)."""
         terms = self.terms(prepared)
         return terms.total, self._metrics(terms)
 
     def loss_and_errors(self, prepared: Prepared) -> tuple[Tensor, Metrics, Tensor]:
+        """What `loss` gives, and the size of each episode's error [B], detached: what a prioritised replay goes by."""
         terms = self.terms(prepared)
         with torch.no_grad():
             errors = episode_errors(self.prediction(terms), terms.target, terms.mask)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phalanx.algorithms.base import Metrics, TensorBatch, Weights
+from phalanx.algorithms.base import Metrics, OptimiserStep, TensorBatch, Weights
 from phalanx.algorithms.common.batch import EpisodeBatch, EpisodeErrors, PrioritisedBatch
 from phalanx.algorithms.registry import make_algorithm
 from phalanx.configs.errors import RunFailed, UserError
@@ -48,11 +48,14 @@ def choose_device(device: Device) -> torch.device:
     return torch.device("cuda" if there and device != "cpu" else "cpu")
 
 
-def make_optimiser(settings: AlgorithmSettings, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """RMSprop with PyMARL's constants, or Adam."""
+def make_optimiser(
+    settings: AlgorithmSettings, parameters: Sequence[torch.nn.Parameter], lr: float | None = None
+) -> torch.optim.Optimizer:
+    """RMSprop with PyMARL's constants, or Adam. `lr`: None for that of the settings."""
+    lr = settings.lr if lr is None else lr
     if settings.optimiser == "adam":
-        return torch.optim.Adam(parameters, lr=settings.lr, fused=True)
-    return torch.optim.RMSprop(parameters, lr=settings.lr, alpha=0.99, eps=1e-5, foreach=True)
+        return torch.optim.Adam(parameters, lr=lr, fused=True)
+    return torch.optim.RMSprop(parameters, lr=lr, alpha=0.99, eps=1e-5, foreach=True)
 
 
 def one_thread() -> ThreadPoolExecutor:
@@ -74,16 +77,27 @@ def flattened(parameters: Sequence[torch.nn.Parameter]) -> torch.nn.Parameter:
     return flat
 
 
+class _Group:
+    """Parameters that are optimised together."""
+
+    def __init__(self, parameters: list[torch.nn.Parameter], settings: AlgorithmSettings, lr: float) -> None:
+        self.parameters = parameters
+        self.flat = flattened(parameters)
+        self.optimiser = make_optimiser(settings, [self.flat], lr)
+
+
 class Learner:
-    """Algorithm, optimiser and the learner's randomness. `updates` counts optimiser steps."""
+    """Algorithm, optimisers and the learner's randomness. `updates` counts batches learned from."""
 
     def __init__(self, run: RunSettings, spec: TeamSpec) -> None:
         self.run = run
         self.device = choose_device(run.learner.device)
         self.algorithm = make_algorithm(run, spec).to(self.device)
         self.updates = 0
-        self._flat = flattened(self.algorithm.trained_parameters())
-        self._optimiser = make_optimiser(run.algorithm, [self._flat])
+        self._groups = {
+            name: _Group(parameters, run.algorithm, self.algorithm.learning_rate(name))
+            for name, parameters in self.algorithm.parameter_groups().items()
+        }
         self._rng = generator(run.seed, Purpose.LEARNER)
         self._beside = one_thread() if self.device.type == "cpu" else None
         self._last_batch: TensorBatch | None = None  # for the report's diagnostics
@@ -139,25 +153,33 @@ class Learner:
         return self.algorithm.prepare(self._last_batch, self._rng)
 
     def _update_once(self, prepared: Any, errors: list[Tensor] | None) -> Metrics:
-        if errors is None:
-            loss, metrics = self.algorithm.loss(prepared)
-        else:
-            loss, metrics, of_episodes = self.algorithm.loss_and_errors(prepared)
-            errors.append(of_episodes)
-        metrics = dict(metrics)
-        on_cpu = self.device.type == "cpu"
-        if on_cpu and not math.isfinite(loss.item()):
-            self._require_finite(self.updates + 1, {**metrics, "loss": loss})
-        self._optimiser.zero_grad(set_to_none=False)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self._flat, self.run.algorithm.grad_norm_clip)
-        metrics["grad_norm"] = norm
-        if on_cpu and not math.isfinite(norm.item()):
-            self._optimiser.zero_grad(set_to_none=False)
-            self._require_finite(self.updates + 1, metrics)
-        self._optimiser.step()
+        """Every optimiser step of one update; the means of what they say."""
+        told: dict[str, list[Tensor]] = {}
+        for step in self.algorithm.steps(prepared, with_errors=errors is not None):
+            if errors is not None and step.errors is not None:
+                errors.append(step.errors)
+            for name, value in self._step(step).items():
+                told.setdefault(name, []).append(value)
         self.updates += 1
         self.algorithm.after_update(self.updates)
+        return {name: values[0] if len(values) == 1 else torch.stack(values).mean() for name, values in told.items()}
+
+    def _step(self, step: OptimiserStep) -> Metrics:
+        group = self._groups[step.group]
+        metrics = dict(step.metrics)
+        on_cpu = self.device.type == "cpu"
+        if on_cpu and not math.isfinite(step.loss.item()):
+            self._require_finite(self.updates + 1, {**metrics, "loss": step.loss})
+        group.optimiser.zero_grad(set_to_none=False)
+        # Into these parameters alone: an actor's loss goes through a critic that it must not move.
+        only = group.parameters if len(self._groups) > 1 else None
+        step.loss.backward(inputs=only)  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(group.flat, self.run.algorithm.grad_norm_clip)
+        metrics["grad_norm" if len(self._groups) == 1 else f"grad_norm_{step.group}"] = norm
+        if on_cpu and not math.isfinite(norm.item()):
+            group.optimiser.zero_grad(set_to_none=False)
+            self._require_finite(self.updates + 1, metrics)
+        group.optimiser.step()
         return metrics
 
     def weights(self) -> tuple[Weights, int]:
@@ -182,7 +204,7 @@ class Learner:
         """Networks with targets, optimiser, counters, random state: for torch.save and weights_only=True."""
         return {
             "algorithm": _in_main_memory(dict(self.algorithm.state_dict())),
-            "optimiser": _in_main_memory(self._optimiser.state_dict()),
+            "optimisers": {name: _in_main_memory(group.optimiser.state_dict()) for name, group in self._groups.items()},
             "updates": self.updates,
             "random": json.dumps(self._rng.bit_generator.state),  # integers of 128 bits
         }
@@ -191,7 +213,8 @@ class Learner:
         """Continues where `state()` was taken, to the bit on the same device. UserError where it does not fit."""
         try:
             self.algorithm.load_state_dict(state["algorithm"])
-            self._optimiser.load_state_dict(state["optimiser"])
+            for name, group in self._groups.items():
+                group.optimiser.load_state_dict(state["optimisers"][name])
             self.updates = int(state["updates"])
             self._rng.bit_generator.state = json.loads(state["random"])
         except (KeyError, RuntimeError, ValueError) as error:

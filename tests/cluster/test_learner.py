@@ -41,8 +41,9 @@ def bits(learner: Learner) -> bytes:
     buffer = io.BytesIO()
     state = learner.state()
     parts: list[Any] = [*state["algorithm"].values(), state["updates"], state["random"]]
-    for slot in state["optimiser"]["state"].values():
-        parts += list(slot.values())
+    for optimiser in state["optimisers"].values():
+        for slot in optimiser["state"].values():
+            parts += list(slot.values())
     for part in parts:
         buffer.write(part.numpy().tobytes() if isinstance(part, torch.Tensor) else str(part).encode())
     return buffer.getvalue()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phalanx.algorithms.base import Algorithm
+from phalanx.algorithms.base import require_errors
 from phalanx.algorithms.common.batch import EpisodeBatch, EpisodeErrors, PrioritisedBatch
 from phalanx.cluster.checkpoint import checkpoint_folders, newest_intact
 from phalanx.cluster.learner import Learner
@@ -223,9 +223,9 @@ def test_the_learner_tells_errors_and_weighs_them() -> None:
 
 
 def test_a_method_without_errors_is_refused() -> None:
-    learner = Learner(fake_run("qmix", learner={"device": "cpu"}), SPEC)
-    with pytest.raises(UserError, match=r"algorithm\.name=qmix does not: set replay\.sampling=uniform"):
-        Algorithm.loss_and_errors(learner.algorithm, None)
+    with pytest.raises(UserError, match=r"algorithm\.name=mappo does not: set replay\.sampling=uniform"):
+        require_errors("mappo", with_errors=True)
+    require_errors("mappo", with_errors=False)
 
 
 def run_of(*others: str) -> RunSettings:
