@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
@@ -20,6 +21,8 @@ from phalanx.configs.errors import RunFailed, UserError
 from phalanx.configs.settings import AlgorithmSettings, Device, RunSettings
 from phalanx.envs.seeding import Purpose, generator
 from phalanx.envs.team import TeamSpec
+
+AHEAD = 3  # batches prepared beside the updates at most: a core that is wanted elsewhere for a while is not waited for
 
 
 class NonFinite(RunFailed):
@@ -134,18 +137,16 @@ class Learner:
         self._seconds += perf_counter() - started
 
     def _prepared(self, batches: Sequence[EpisodeBatch]) -> Iterator[Any]:
-        """Each batch prepared: on a CPU the next one meanwhile, by another core if there is one, unless the update
-        under way moves the targets. What is computed, and drawn, is the same either way."""
-        ahead: Future[Any] | None = None
-        for batch, following in zip(batches, (*batches[1:], None), strict=True):
-            prepared = self._prepare(batch) if ahead is None else ahead.result()
-            ahead = None
-            if (
-                self._beside is not None
-                and following is not None
-                and not self.algorithm.moves_targets(self.updates + 1)
-            ):
-                ahead = self._beside.submit(self._prepare, following)
+        """Each batch prepared: on a CPU the next ones meanwhile, by another core if there is one, unless an update in
+        between moves the targets. What is computed, and drawn, is the same either way."""
+        waiting: deque[Future[Any]] = deque()
+        for k, batch in enumerate(batches):
+            prepared = waiting.popleft().result() if waiting else self._prepare(batch)
+            if self._beside is not None:
+                for ahead in range(len(waiting) + 1, min(AHEAD, len(batches) - 1 - k) + 1):
+                    if self.algorithm.moves_targets(self.updates + ahead):
+                        break
+                    waiting.append(self._beside.submit(self._prepare, batches[k + ahead]))
             yield prepared
 
     def _prepare(self, batch: EpisodeBatch) -> Any:
