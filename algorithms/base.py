@@ -34,14 +34,16 @@ class Capabilities:
 
 @dataclass
 class TensorBatch:
-    """An `EpisodeBatch` on the learner's device (same shapes); observations, states and rewards in the parameters'
-    precision, actions int64, flags bool."""
+    """An `EpisodeBatch` on the learner's device (same shapes); numbers in the parameters' precision, discrete actions
+    int64, flags bool."""
 
     obs: Tensor
     state: Tensor
     avail: Tensor
     actions: Tensor
+    log_prob: Tensor
     reward: Tensor
+    agent_reward: Tensor
     terminated: Tensor
     filled: Tensor
     importance: Tensor | None = None  # [B], where the replay is prioritised
@@ -61,7 +63,9 @@ class TensorBatch:
             state=moved(batch.state, dtype),
             avail=moved(batch.avail, torch.bool),
             actions=moved(batch.actions, torch.int64 if integer else dtype),
+            log_prob=moved(batch.log_prob, dtype),
             reward=moved(batch.reward, dtype),
+            agent_reward=moved(batch.agent_reward, dtype),
             terminated=moved(batch.terminated, torch.bool),
             filled=moved(batch.filled, torch.bool),
             importance=moved(batch.importance, dtype) if isinstance(batch, PrioritisedBatch) else None,
@@ -94,11 +98,10 @@ class Policy(ABC):
         """Puts the rows (integers or booleans over E) of `state` back to the beginning of an episode, in place."""
 
     @abstractmethod
-    def act(
-        self, obs: Floats, state: Any, avail: Bools, rng: np.random.Generator, epsilon: float
-    ) -> npt.NDArray[np.int64]:
-        """Actions [E, N] for obs [E, N, O] and avail [E, N, A]; updates `state` in place. Random (among the
-        available) with probability `epsilon` per agent; epsilon 0 draws nothing from `rng`."""
+    def act(self, obs: Floats, state: Any, avail: Bools, rng: np.random.Generator, epsilon: float) -> npt.NDArray[Any]:
+        """Actions [E, N] int64, or [E, N, D] float32 where continuous, for obs [E, N, O] and avail [E, N, A]; updates
+        `state` in place. Epsilon 0 is greedy and draws nothing from `rng`; above 0 the policy explores: randomly
+        (among the available) with that probability per agent, or by sampling, however large it is."""
 
     @abstractmethod
     def load_weights(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -22,6 +22,7 @@ class ChunkStats:
     epsilon: float
     env_steps: int  # transitions in the M episodes
     returns: Floats  # [M], undiscounted
+    agent_returns: Floats | None = None  # [M, N], undiscounted; None where no agent is paid by itself
     lengths: npt.NDArray[np.int64]  # [M]
     wins: Bools | None  # [M]; None where the environment knows no winning
     metrics: dict[str, Floats]  # [M] each: the environment's metrics, summed over the episode
@@ -55,6 +56,7 @@ class Chunk(ChunkStats):
             sequence=self.sequence + number,
             env_steps=int(lengths.sum()),
             returns=self.returns[rows],
+            agent_returns=None if self.agent_returns is None else self.agent_returns[rows],
             lengths=lengths,
             wins=None if self.wins is None else self.wins[rows],
             metrics={name: values[rows] for name, values in self.metrics.items()},

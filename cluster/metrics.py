@@ -26,6 +26,7 @@ WARNING = "warning"  # warning/<name>: 1 while a failure signature holds, 0 whil
 AREAS = ("train", "rollout", "replay", "learner", "eval", "cluster", WARNING)
 
 ROLLOUT_RETURN = "rollout/return_mean"
+AGENT_RETURN = "rollout/agent_return"  # _mean over agents, _min and _max of the worst and the best paid agent
 ROLLOUT_LENGTH = "rollout/length_mean"
 ROLLOUT_WIN_RATE = "rollout/win_rate"
 ROLLOUT_SPEED = "rollout/env_steps_per_s"
@@ -90,6 +91,8 @@ class ChunkStatistics(EpisodeStatistics, Protocol):
     """The numbers of a chunk of rollout, without its episodes."""
 
     @property
+    def agent_returns(self) -> npt.NDArray[Any] | None: ...  # [M, N]; None where no agent is paid by itself
+    @property
     def env_steps(self) -> int: ...
     @property
     def crashed(self) -> int: ...  # episodes dropped because their simulator broke
@@ -149,6 +152,8 @@ class RolloutMeter:
     def add(self, chunk: ChunkStatistics) -> None:
         self._returns.append(np.asarray(chunk.returns))
         self._lengths.append(np.asarray(chunk.lengths))
+        if chunk.agent_returns is not None:
+            self._agent_returns.append(np.asarray(chunk.agent_returns))
         if chunk.wins is not None:
             self._wins.append(np.asarray(chunk.wins))
         for name, values in chunk.metrics.items():
@@ -164,6 +169,10 @@ class RolloutMeter:
         row: Row = {}
         if any(len(values) for values in self._returns):
             row[ROLLOUT_RETURN] = _mean_of(self._returns)
+            if self._agent_returns:
+                agents = np.concatenate(self._agent_returns).mean(axis=0, dtype=np.float64)  # [N]
+                for what in ("mean", "min", "max"):
+                    row[f"{AGENT_RETURN}_{what}"] = float(getattr(agents, what)())
             row[ROLLOUT_LENGTH] = _mean_of(self._lengths)
             if self._wins:
                 row[ROLLOUT_WIN_RATE] = _mean_of(self._wins)
@@ -176,6 +185,7 @@ class RolloutMeter:
 
     def _clear(self) -> None:
         self._returns: list[npt.NDArray[Any]] = []
+        self._agent_returns: list[npt.NDArray[Any]] = []
         self._lengths: list[npt.NDArray[Any]] = []
         self._wins: list[npt.NDArray[Any]] = []
         self._metrics: dict[str, list[npt.NDArray[Any]]] = {}

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from phalanx.algorithms.common.batch import EpisodeBatch, empty_batch
 from phalanx.configs.errors import RunFailed
-from phalanx.envs.team import Obs, Step, TeamSpec
+from phalanx.envs.team import Floats, Obs, Step, TeamSpec
 
 Rows = npt.NDArray[np.int64]
 
@@ -18,12 +18,13 @@ Rows = npt.NDArray[np.int64]
 class Harvest:
     """Whole episodes on their way into a chunk, in the order in which they ended."""
 
-    def __init__(self, spec: TeamSpec, room: int) -> None:
+    def __init__(self, spec: TeamSpec, room: int, with_log_prob: bool = False) -> None:
         self.spec = spec
         self.count = 0
         self.crashed = 0
-        self.batch = empty_batch(spec, room)
+        self.batch = empty_batch(spec, room, with_log_prob=with_log_prob)
         self.returns = np.zeros(room, np.float32)
+        self.agent_returns = np.zeros((room, spec.n_agents), np.float32) if spec.agent_rewards else None
         self.lengths = np.zeros(room, np.int64)
         self.wins = np.zeros(room, np.bool_)
         self.metrics = {name: np.zeros(room, np.float32) for name in spec.metrics}
@@ -45,8 +46,9 @@ class Recorder:
     however far each of them is in its episode.
     """
 
-    def __init__(self, spec: TeamSpec, num_envs: int, stream: int) -> None:
-        room = empty_batch(spec, num_envs, spec.episode_limit)
+    def __init__(self, spec: TeamSpec, num_envs: int, stream: int, with_log_prob: bool = False) -> None:
+        """`with_log_prob`: whether the log-probabilities of actions are kept, and therefore given."""
+        room = empty_batch(spec, num_envs, spec.episode_limit, with_log_prob=with_log_prob)
 
         def ring(like: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return np.zeros((spec.episode_limit, *like.shape[:1], *like.shape[2:]), like.dtype)
@@ -56,6 +58,18 @@ class Recorder:
         self.num_envs = num_envs
         self._obs, self._state, self._avail = ring(room.obs), ring(room.state), ring(room.avail)
         self._actions, self._reward = ring(room.actions), ring(room.reward)
+        self._agent_reward = ring(room.agent_reward) if spec.agent_rewards else None
+        self._log_prob = ring(room.log_prob) if with_log_prob else None
+        rings = {
+            "obs": self._obs,
+            "state": self._state,
+            "avail": self._avail,
+            "actions": self._actions,
+            "log_prob": self._log_prob,
+            "reward": self._reward,
+            "agent_reward": self._agent_reward,
+        }
+        self._rings = {name: kept for name, kept in rings.items() if kept is not None}
         self._metrics = np.zeros((len(spec.metrics), num_envs))
         self._now = 0  # vector steps so far
         self._began = np.zeros(num_envs, np.int64)  # `_now` at each environment's first step of its episode
@@ -66,14 +80,18 @@ class Recorder:
         self._began[:] = self._now
         self._metrics[:] = 0
 
-    def record(self, seen: Obs, actions: npt.NDArray[Any], step: Step) -> None:
-        """One vector step: what was seen, what was done, what came of it."""
+    def record(self, seen: Obs, actions: npt.NDArray[Any], step: Step, log_prob: Floats | None = None) -> None:
+        """One vector step: what was seen, what was done (how likely that was: [E, N]), what came of it."""
         at = self._now % self.spec.episode_limit
         self._obs[at] = seen.obs
         self._state[at] = seen.state
         self._avail[at] = seen.avail
         self._actions[at] = actions
         self._reward[at] = step.reward
+        if self._agent_reward is not None:
+            self._agent_reward[at] = step.agent_reward  # None becomes NaN, which no episode may hold
+        if self._log_prob is not None:
+            self._log_prob[at] = log_prob
         for total, name in zip(self._metrics, self.spec.metrics, strict=True):
             total += step.info[name]
         self._now += 1
@@ -134,11 +152,8 @@ class Recorder:
         ):
             if t.start == t.stop:
                 continue
-            batch.obs[j, t] = self._obs[ring, pick].swapaxes(0, 1)
-            batch.state[j, t] = self._state[ring, pick].swapaxes(0, 1)
-            batch.avail[j, t] = self._avail[ring, pick].swapaxes(0, 1)
-            batch.actions[j, t] = self._actions[ring, pick].swapaxes(0, 1)
-            batch.reward[j, t] = self._reward[ring, pick].swapaxes(0, 1)
+            for name, kept in self._rings.items():
+                getattr(batch, name)[j, t] = kept[ring, pick].swapaxes(0, 1)
         batch.obs[j, length] = final.obs[final_rows]
         batch.state[j, length] = final.state[final_rows]
         batch.avail[j, length] = final.avail[final_rows]
@@ -146,6 +161,8 @@ class Recorder:
         batch.filled[j, :length] = True
         self._require_finite(batch, j, length, rows)
         into.returns[j] = batch.reward[j, :length].sum(axis=1, dtype=np.float64)
+        if into.agent_returns is not None:
+            into.agent_returns[j] = batch.agent_reward[j, :length].sum(axis=1, dtype=np.float64)
         into.lengths[j] = length
         if self.spec.has_win:
             into.wins[j] = step.info["win"][rows]
@@ -157,6 +174,8 @@ class Recorder:
         # Once per episode, not per step: checking small arrays costs as much as recording them.
         parts = {
             "reward": batch.reward[j, :length],
+            "reward of an agent": batch.agent_reward[j, :length],
+            "log-probability of an action": batch.log_prob[j, :length],
             "observation": batch.obs[j, : length + 1],
             "state": batch.state[j, : length + 1],
         }

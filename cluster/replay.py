@@ -21,8 +21,9 @@ from phalanx.envs.team import TeamSpec
 
 log = logging.getLogger("phalanx.replay")
 
-_STORED = ("obs", "state", "avail", "actions", "reward", "terminated")  # `filled` follows from the lengths
-_TRANSITIONS = ("actions", "reward", "terminated")  # T rows long; the others have the final row too
+_STATES = ("obs", "state", "avail")  # T + 1 rows long: with the final one
+_TRANSITIONS = ("actions", "log_prob", "reward", "agent_reward", "terminated")  # T rows long
+_STORED = (*_STATES, *_TRANSITIONS)  # `filled` follows from the lengths
 _FLOATS = ("obs", "state")  # kept in `replay.storage`
 _COPY_BYTES = 64 * 2**20  # loaded at a time, so that a snapshot never lies in memory twice
 
@@ -40,7 +41,8 @@ class Replay:
         not fit into memory."""
         self.spec = spec
         self._storage = np.dtype(settings.storage)
-        per_episode = bytes_per_episode(spec, self._storage)
+        with_log_prob = settings.sampling == "once"
+        per_episode = bytes_per_episode(spec, self._storage, with_log_prob)
         self.capacity = _capacity(settings, per_episode, batch_episodes)
         total = self.capacity * per_episode
         log.info(
@@ -51,10 +53,11 @@ class Replay:
             settings.storage,
         )
         _require_memory(total, self.capacity, per_episode)
-        one = empty_batch(spec, 1, float_type=self._storage)
+        one = empty_batch(spec, 1, float_type=self._storage, with_log_prob=with_log_prob)
         self._rings = {
             name: np.zeros((self.capacity, *getattr(one, name).shape[1:]), getattr(one, name).dtype) for name in _STORED
         }
+        self._wide = [name for name, ring in self._rings.items() if ring.size]  # of some use in this run
         self._lengths = np.zeros(self.capacity, np.int64)
         self._next = 0  # slot of the next episode
         self.size = 0
@@ -128,7 +131,8 @@ class Replay:
         """Writes what is held, the counters and the random state into `folder`; `load` continues to the bit."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, ring in self._rings.items():
-            _save_array(folder / f"{name}.npy", ring[: self.size])
+            if name in self._wide:
+                _save_array(folder / f"{name}.npy", ring[: self.size])
         _save_array(folder / "lengths.npy", self._lengths[: self.size])
         if self._priorities is not None:
             _save_array(folder / "priorities.npy", self._priorities.held(self.size))
@@ -147,18 +151,22 @@ class Replay:
         """Replaces everything by what `save` wrote. UserError where that is of another run."""
         try:
             state = json.loads((folder / "replay.json").read_text(encoding="utf-8"))
-            parts = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _STORED}
+            parts = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in self._wide}
             lengths = np.load(folder / "lengths.npy", allow_pickle=False)
             size = int(state["size"])
             priorities = None if self._priorities is None else np.load(folder / "priorities.npy", allow_pickle=False)
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"the replay saved in {folder} cannot be read: {error}") from error
+            raise UserError(
+                f"the replay saved in {folder} cannot be read ({error}): it is damaged, or was saved by a version of"
+                " phalanx that kept less of an episode"
+            ) from error
         if state["capacity"] != self.capacity:
             raise UserError(
                 f"the replay saved in {folder} has room for {state['capacity']} episodes, this run's for"
                 f" {self.capacity}: keep replay.capacity_episodes and replay.capacity_bytes as they were"
             )
-        for name, ring in self._rings.items():
+        for name in self._wide:
+            ring = self._rings[name]
             if parts[name].shape != (size, *ring.shape[1:]) or parts[name].dtype != ring.dtype:
                 raise UserError(
                     f"the replay saved in {folder} has {name} of shape {parts[name].shape} and type"
@@ -235,9 +243,9 @@ def _save_array(path: Path, array: npt.NDArray[Any]) -> None:
         np.save(_Writer(file), array, allow_pickle=False)
 
 
-def bytes_per_episode(spec: TeamSpec, storage: npt.DTypeLike) -> int:
+def bytes_per_episode(spec: TeamSpec, storage: npt.DTypeLike, with_log_prob: bool = False) -> int:
     """Memory of one episode of `spec.episode_limit` steps in the replay."""
-    one = empty_batch(spec, 1, float_type=storage)
+    one = empty_batch(spec, 1, float_type=storage, with_log_prob=with_log_prob)
     return sum(int(getattr(one, name).nbytes) for name in _STORED) + np.dtype(np.int64).itemsize
 
 

@@ -52,7 +52,7 @@ class Rollout:
         self._streams: dict[int, _Stream] = {}
         for stream in streams:
             env = make_env(run.env, self._num_envs, load_policy)
-            self._streams[stream] = _Stream(env, Recorder(env.spec, self._num_envs, stream))
+            self._streams[stream] = _Stream(env, Recorder(env.spec, self._num_envs, stream, run.algorithm.on_policy))
         self.spec = self._streams[streams[0]].env.spec
         self._policy = make_policy(run, self.spec)
         self._version = 0
@@ -74,7 +74,7 @@ class Rollout:
             generator(seed, Purpose.EXPLORATION, stream, 0, sequence),
         )
         one.incarnation = -1
-        harvest = Harvest(self.spec, self._num_envs)
+        harvest = Harvest(self.spec, self._num_envs, self._run.algorithm.on_policy)
         playing = np.ones(self._num_envs, np.bool_)
         while playing.any():
             step, ended = self._advance(one, epsilon)
@@ -101,7 +101,7 @@ class Rollout:
                 generator(seed, Purpose.EXPLORATION, stream, incarnation),
             )
             one.incarnation = incarnation
-        harvest = Harvest(self.spec, 2 * self._num_envs - 1)
+        harvest = Harvest(self.spec, 2 * self._num_envs - 1, self._run.algorithm.on_policy)
         while harvest.count < self._num_envs:
             step, ended = self._advance(one, epsilon)
             if len(ended):
@@ -132,7 +132,7 @@ class Rollout:
         t2 = perf_counter()
         one.policy_s += t1 - t0
         one.env_s += t2 - t1
-        one.recorder.record(seen, actions, step)
+        one.recorder.record(seen, actions, step, self._policy.log_prob)
         ended = np.flatnonzero(step.ended)
         if len(ended):
             self._policy.reset_rows(one.memory, ended)
@@ -155,6 +155,7 @@ class Rollout:
             epsilon=epsilon,
             env_steps=int(harvest.lengths[:m].sum()),
             returns=harvest.returns[:m],
+            agent_returns=None if harvest.agent_returns is None else harvest.agent_returns[:m],
             lengths=harvest.lengths[:m],
             wins=harvest.wins[:m] if self.spec.has_win else None,
             metrics={name: values[:m] for name, values in harvest.metrics.items()},

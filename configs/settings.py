@@ -6,7 +6,7 @@ which model a `name` stands for (see `phalanx.configs.load`).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -43,9 +43,17 @@ class EnvSettings(Settings):
     )
     noise: NoiseSettings = Field(default=NoiseSettings(), description="noise on observations and state")
 
+    @property
+    def most_evaluation_envs(self) -> int | None:
+        """Environments that an evaluation may step together; None where they are light enough for any number."""
+        return None
+
 
 class AlgorithmSettings(Settings):
     """What every algorithm understands; each algorithm's own settings extend this."""
+
+    on_policy: ClassVar[bool] = False
+    """Whether it learns from what its present policy plays, and from every episode once."""
 
     name: str = Field(description="which algorithm; `phalanx list algorithms` names them")
     lr: float = Field(default=5e-4, gt=0, description="learning rate")
@@ -176,8 +184,10 @@ class ReplaySettings(Settings):
     storage: Literal["float32", "float16"] = Field(
         default="float32", description="type in which observations and states are kept; float16 halves the memory"
     )
-    sampling: Literal["uniform", "prioritised"] = Field(
-        default="uniform", description="all episodes alike, or those with large temporal-difference errors more often"
+    sampling: Literal["uniform", "prioritised", "once"] = Field(
+        default="uniform",
+        description="uniform: all episodes alike; prioritised: those with large temporal-difference errors more often;"
+        " once: each episode exactly once, oldest first, which is what on-policy methods take and only they",
     )
     priority_exponent: float = Field(
         default=0.6,

@@ -240,6 +240,9 @@ class _Play:
             usable &= typed(
                 self._found, f"{where}: agent_reward", step.agent_reward, np.float32, (e, n), "reward shape"
             )
+        elif self._spec.agent_rewards:
+            self._found.add("reward shape", f"{where}: agent_reward is None, but spec.agent_rewards is set")
+            return False
         usable = self._observation(step.next, e, where) and usable
         if not usable:
             return False

@@ -61,6 +61,7 @@ class _ChoiceGame(BatchedTeamEnv):
             agent_names=tuple(f"player_{i}" for i in range(n)),
             obs_dims=(size,) * n,
             action_dims=(actions,) * n,
+            agent_rewards=True,
             metrics=("converged",),
             obs_range=(-1, 1) if settings.temporal else (1, 1),
             state_range=(-1, 1) if settings.temporal else (1, 1),

@@ -88,6 +88,7 @@ class Dispersion(BatchedTeamEnv):
             discrete=self._discrete,
             has_win=True,
             entities=EntityView(own=(0, 1, 2, 3), objects=tuple((k, k + 1, k + 2) for k in range(4, observed, 3))),
+            agent_rewards=True,
             metrics=("eaten",),
             obs_range=(-widest, widest),
             state_range=(-max(1.0, settings.size), max(1.0, settings.size)),

@@ -202,6 +202,7 @@ class ParallelTeam(TeamEnv):
             discrete=discrete,
             group_ids=group_ids,
             group_names=group_names,
+            agent_rewards=True,
             obs_range=parallel.observed_range(team),
             reproducible=reproducible,
             versions=versions(source.packages),

@@ -73,6 +73,7 @@ class TeamSpec:
     group_ids: tuple[int, ...] = ()  # one per agent; () stands for one group
     group_names: tuple[str, ...] = ()
     has_win: bool = False  # `Step.info["win"]` is meaningful
+    agent_rewards: bool = False  # every `Step` has `agent_reward`; otherwise it is not looked at
     metrics: tuple[str, ...] = ()  # keys of `Step.info` that are summed over an episode and reported
     obs_range: tuple[float, float] | None = None  # least and greatest number in an observation, padding included
     state_range: tuple[float, float] | None = None  # the same of the state; None: not declared
@@ -121,7 +122,7 @@ class Step:
     truncated: Bools  # [E]
     final: Obs | None = None
     info: dict[str, npt.NDArray[Any]] = field(default_factory=dict)  # [E] each: spec.metrics, "win", "crashed"
-    agent_reward: Floats | None = None  # [E, N], where agents are rewarded one by one
+    agent_reward: Floats | None = None  # [E, N], where agents are rewarded one by one (`spec.agent_rewards`)
 
     @property
     def ended(self) -> Bools:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.settings import EnvSettings
 from phalanx.envs.importing import import_library, versions
 from phalanx.envs.parallel import Bounds, groups_of
-from phalanx.envs.team import BatchedTeamEnv, Bools, Floats, Obs, TeamPolicy, TeamSpec
+from phalanx.envs.team import BatchedTeamEnv, Bools, Floats, Obs, Step, TeamPolicy, TeamSpec
 
 LOG = logging.getLogger(__name__)
 NEEDS = "env.name=vmas needs VMAS, which phalanx does not bring because of its licence (GPL-3.0): pip install vmas"
@@ -74,10 +75,14 @@ class VmasTeam(BatchedTeamEnv):
             discrete=not settings.continuous,
             group_ids=group_ids,
             group_names=group_names,
+            agent_rewards=True,
             reproducible=reproducible,
             versions=versions(("vmas", "torch")),
         )
         super().__init__(spec, num_envs)
+
+    def step(self, actions: npt.NDArray[Any]) -> Step:
+        return replace(super().step(actions), agent_reward=self._paid)
 
     def _check(self, actions: Sequence[Any]) -> None:
         """Refuses what cannot be padded to one array."""
@@ -121,6 +126,7 @@ class VmasTeam(BatchedTeamEnv):
             orders = [stretched[:, i, : space.shape[0]] for i, space in enumerate(self._env.action_space)]
         self._seen, rewards, done, _ = self._env.step(orders)
         paid = np.stack([np.asarray(reward, np.float32) for reward in rewards])
+        self._paid = np.ascontiguousarray(paid.T)  # [E, N]
         team = paid.sum(axis=0) if self._settings.reward == "sum" else paid.mean(axis=0)
         return team, np.array(done, np.bool_), {}
 

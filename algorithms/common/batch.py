@@ -17,14 +17,18 @@ class EpisodeBatch:
 
     Row t of `obs`, `state`, `avail` is what was seen before action t; row `length` holds the final observation.
     Padding is zeros with action 0 available, and never counts: `filled` alone decides what was seen and
-    `transition_mask` what is learned from. Last actions are derived from `actions`, never stored.
+    `transition_mask` what is learned from. Last actions are derived from `actions`, never stored. What a run has no
+    use for has no width: rewards of single agents where the environment pays none (`TeamSpec.agent_rewards`),
+    log-probabilities where the method is not on-policy.
     """
 
     obs: npt.NDArray[np.floating]  # [B, T+1, N, O]
     state: npt.NDArray[np.floating]  # [B, T+1, S]
     avail: npt.NDArray[np.bool_]  # [B, T+1, N, A]
     actions: npt.NDArray[np.generic]  # [B, T, N] int16, or [B, T, N, D] float32 where continuous
-    reward: npt.NDArray[np.float32]  # [B, T]
+    log_prob: npt.NDArray[np.float32]  # [B, T, N] or [B, T, 0]: of the actions, under the policy that chose them
+    reward: npt.NDArray[np.float32]  # [B, T], the team's
+    agent_reward: npt.NDArray[np.float32]  # [B, T, N] or [B, T, 0]: each agent's own
     terminated: npt.NDArray[np.bool_]  # [B, T]
     filled: npt.NDArray[np.bool_]  # [B, T+1]: a transition was made from here (the final row is not filled)
 
@@ -44,7 +48,9 @@ class EpisodeBatch:
             self.state[:, : longest + 1],
             self.avail[:, : longest + 1],
             self.actions[:, :longest],
+            self.log_prob[:, :longest],
             self.reward[:, :longest],
+            self.agent_reward[:, :longest],
             self.terminated[:, :longest],
             self.filled[:, : longest + 1],
         )
@@ -71,7 +77,12 @@ class EpisodeErrors:
 
 
 def empty_batch(
-    spec: TeamSpec, episodes: int, steps: int | None = None, float_type: npt.DTypeLike = np.float32
+    spec: TeamSpec,
+    episodes: int,
+    steps: int | None = None,
+    float_type: npt.DTypeLike = np.float32,
+    *,
+    with_log_prob: bool = False,
 ) -> EpisodeBatch:
     """`episodes` episodes of nothing but padding, room for `steps` transitions each (default: the episode limit)."""
     t, n = steps or spec.episode_limit, spec.n_agents
@@ -87,7 +98,9 @@ def empty_batch(
         state=np.zeros((episodes, t + 1, spec.state_dim), float_type),
         avail=avail,
         actions=actions,
+        log_prob=np.zeros((episodes, t, n if with_log_prob else 0), np.float32),
         reward=np.zeros((episodes, t), np.float32),
+        agent_reward=np.zeros((episodes, t, n if spec.agent_rewards else 0), np.float32),
         terminated=np.zeros((episodes, t), np.bool_),
         filled=np.zeros((episodes, t + 1), np.bool_),
     )

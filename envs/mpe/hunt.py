@@ -22,7 +22,8 @@ class Hunt(ParticleTask):
 
     The team's reward of a step is `contact_reward` for each touching pair of a predator and a prey, and with
     `reward=shaped` minus 0.1 times the sum over predators of the distance to the nearest prey. `Step.info["contacts"]`
-    counts the pairs.
+    counts the pairs. `Step.agent_reward` (with `reward=shaped`, otherwise all are paid the same) shapes each predator by
+    its own distance, as mpe2 does.
     """
 
     contact_reward: ClassVar[float]
@@ -42,6 +43,7 @@ class Hunt(ParticleTask):
     ) -> None:
         p = len(predators)
         self.n_predators, self.n_prey = p, prey
+        self.pays_agents = settings.reward == "shaped"
         self._pairs = slice(p - 1, p - 1 + prey)  # where `world.rel` holds the prey as a predator sees them
         solid = p + prey + landmark_roles.count("obstacle")
         bodies = Bodies(
@@ -68,7 +70,9 @@ class Hunt(ParticleTask):
         contacts = np.count_nonzero(gaps < self.world.touch[self._pairs, :p], axis=(0, 1))
         reward: Doubles = self.contact_reward * contacts
         if self.settings.reward == "shaped":
-            reward -= 0.1 * gaps.min(axis=0).sum(axis=0)
+            nearest = gaps.min(axis=0)  # [P, E]
+            self._paid = (reward - 0.1 * nearest).T.astype(np.float32)
+            reward = reward - 0.1 * nearest.sum(axis=0)
         return reward, {"contacts": contacts}
 
     def _script(self) -> npt.NDArray[np.integer]:

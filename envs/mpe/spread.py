@@ -24,10 +24,13 @@ class SimpleSpread(ParticleTask):
     and 2 zeros for each other agent, where mpe2 has the messages of agents that never send any: 6N numbers (18 for
     N=3), a state of 6N².
 
-    Team reward: the mean over agents of mpe2's rewards, that is (1 - local_ratio) times minus the sum over landmarks of
-    the distance to the nearest agent, plus local_ratio times minus the mean number of other agents that an agent
-    touches. With `reward=sparse` (not in mpe2) the number of covered landmarks takes the place of the distances.
+    `Step.agent_reward` holds mpe2's rewards. Team reward: their mean over agents, that is (1 - local_ratio) times minus
+    the sum over landmarks of the distance to the nearest agent, plus local_ratio times minus the mean number of other
+    agents that an agent touches. With `reward=sparse` (not in mpe2) the number of covered landmarks takes the place of
+    the distances.
     """
+
+    pays_agents = True
 
     class Settings(MpeSettings):
         agents: int = Field(default=3, ge=1, description="agents, and as many landmarks")
@@ -77,5 +80,7 @@ class SimpleSpread(ParticleTask):
         world, n = self.world, self.world.n_agents
         nearest = world.dist[n - 1 :].min(axis=1)  # [landmarks, E]
         shared = -nearest.sum(axis=0) if self.settings.reward == "shaped" else (nearest < COVERED).sum(axis=0)
-        bumps = np.count_nonzero(world.dist[: n - 1] < world.touch[: n - 1], axis=(0, 1)) / n
-        return shared * (1 - self._local_ratio) - bumps * self._local_ratio, {}
+        touched = np.count_nonzero(world.dist[: n - 1] < world.touch[: n - 1], axis=0)  # [agents, E]
+        reached = shared * (1 - self._local_ratio)
+        self._paid = (reached - touched * self._local_ratio).T.astype(np.float32)
+        return reached - touched.sum(axis=0) / n * self._local_ratio, {}

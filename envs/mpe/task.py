@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -79,6 +79,9 @@ class ParticleTask(BatchedTeamEnv):
     seed starts the same episode as mpe2's `reset(seed)`.
     """
 
+    pays_agents = False  # whether the members of the team are paid differently: `_score` then sets `_paid`
+    _paid: Floats | None = None  # [E, N]
+
     def __init__(
         self, settings: MpeSettings, num_envs: int, scene: Scene, load_policy: LoadPolicy | None = None
     ) -> None:
@@ -107,6 +110,7 @@ class ParticleTask(BatchedTeamEnv):
             action_dims=(N_ACTIONS,) * len(team_dims),
             group_ids=tuple(kinds.index(kind) for kind in self.scene.kinds),
             group_names=tuple(kinds),
+            agent_rewards=self.pays_agents,
             metrics=self.scene.metrics,
             entities=self._entities(),
         )
@@ -157,7 +161,8 @@ class ParticleTask(BatchedTeamEnv):
 
     def step_all(self, actions: npt.NDArray[Any]) -> Step:
         """`step` with the actions [E, A] of all agents given, opponents included, in mpe2's order."""
-        return super().step(actions)
+        step = super().step(actions)
+        return replace(step, agent_reward=self._paid) if self.pays_agents else step
 
     def _begin(self, rows: Rows, seeds: Sequence[int]) -> None:
         # gymnasium's way from an integer to a generator, which is mpe2's.

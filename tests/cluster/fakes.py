@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from phalanx.algorithms.common.batch import EpisodeBatch, empty_batch
 from phalanx.algorithms.registry import algorithm_settings
 from phalanx.cluster.chunk import Chunk
 from phalanx.configs.settings import EnvSettings, RunSettings
-from phalanx.envs.team import BatchedTeamEnv, Bools, Floats, Obs, TeamSpec
+from phalanx.envs.team import BatchedTeamEnv, Bools, Floats, Obs, Step, TeamSpec
 
 LIMIT = 6
 AGENTS = 2
@@ -39,15 +40,26 @@ class Clockwork(BatchedTeamEnv):
 
     obs: (s % 65536, t, agent); state: (t, last action of agent 0); reward of step t: t + 1; ticks: 1 a step; won where
     s % 3 == 0. `crash_every`: episodes with s % crash_every == 0 crash in their last step, rewarded with NaN.
+    `pays_agents`: agent i is paid the reward and 10 i.
     """
 
-    def __init__(self, num_envs: int, crash_every: int = 0, poison: tuple[str, int, int] | None = None) -> None:
-        super().__init__(SPEC, num_envs)
+    def __init__(
+        self,
+        num_envs: int,
+        crash_every: int = 0,
+        poison: tuple[str, int, int] | None = None,
+        pays_agents: bool = False,
+    ) -> None:
+        super().__init__(replace(SPEC, agent_rewards=pays_agents), num_envs)
         self.seed = np.zeros(num_envs, np.int64)
         self.last = np.zeros(num_envs, np.int64)
         self.crash_every = crash_every
         self.poison = poison  # (what, environment, step of the episode) that is NaN
         self.closed = False
+
+    def step(self, actions: npt.NDArray[Any]) -> Step:
+        step = super().step(actions)
+        return replace(step, agent_reward=step.reward[:, None] + 10 * np.arange(AGENTS, dtype=np.float32))
 
     def _begin(self, rows: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:
         self.seed[rows] = seeds
@@ -112,10 +124,14 @@ def settings(algorithm: str = "vdn", **sections: Any) -> RunSettings:
 
 
 def random_batch(
-    rng: np.random.Generator, lengths: Sequence[int], spec: TeamSpec = SPEC, steps: int | None = None
+    rng: np.random.Generator,
+    lengths: Sequence[int],
+    spec: TeamSpec = SPEC,
+    steps: int | None = None,
+    with_log_prob: bool = False,
 ) -> EpisodeBatch:
     """Random episodes of these lengths, padded as EpisodeBatch says."""
-    batch = empty_batch(spec, len(lengths), steps or max(lengths, default=1))
+    batch = empty_batch(spec, len(lengths), steps or max(lengths, default=1), with_log_prob=with_log_prob)
     for row, length in enumerate(lengths):
         batch.obs[row, : length + 1] = rng.normal(size=(length + 1, spec.n_agents, spec.obs_dim))
         batch.state[row, : length + 1] = rng.normal(size=(length + 1, spec.state_dim))
@@ -123,6 +139,8 @@ def random_batch(
         batch.avail[row, : length + 1, :, -1] = True
         batch.actions[row, :length] = rng.integers(spec.n_actions, size=(length, spec.n_agents))
         batch.reward[row, :length] = rng.normal(size=length)
+        for optional in (batch.log_prob, batch.agent_reward):
+            optional[row, :length] = rng.normal(size=optional[row, :length].shape)
         batch.terminated[row, length - 1] = rng.random() < 0.5
         batch.filled[row, :length] = True
     return batch

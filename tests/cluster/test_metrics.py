@@ -17,6 +17,7 @@ class Outcome:
     metrics: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     env_steps: int = 0
     crashed: int = 0
+    agent_returns: npt.NDArray[np.float32] | None = None
 
 
 def outcome(*returns: float, wins: list[bool] | None = None, **more: int) -> Outcome:
@@ -35,6 +36,19 @@ def test_means_are_weighted_by_episodes_not_by_chunks() -> None:
     assert row["rollout/contacts_mean"] == 8.0
     assert row["rollout/win_rate"] == 0.75
     assert row["rollout/length_mean"] == 25.0
+
+
+def test_the_best_and_the_worst_paid_agent_are_told_where_agents_are_paid() -> None:
+    meter = RolloutMeter()
+    for pays in ([[1, 5, 0], [3, 5, 0]], [[2, 5, 3]]):
+        chunk = outcome(*([4.0] * len(pays)))
+        chunk.agent_returns = np.array(pays, np.float32)
+        meter.add(chunk)
+    row = meter.row()
+    told = [row[f"rollout/agent_return_{what}"] for what in ("min", "mean", "max")]
+    assert told == [1.0, pytest.approx(8 / 3), 5.0]
+    meter.add(outcome(1.0))
+    assert not any("agent" in key for key in meter.row())
 
 
 def test_speed_counts_from_the_last_row_and_every_row_starts_afresh() -> None:

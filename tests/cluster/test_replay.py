@@ -42,6 +42,7 @@ def assert_padding(batch: EpisodeBatch) -> None:
         assert batch.avail[row, length + 1 :, :, 0].all() and not batch.avail[row, length + 1 :, :, 1:].any()
         assert not batch.actions[row, length:].any() and not batch.reward[row, length:].any()
         assert not batch.terminated[row, length:].any() and not batch.filled[row, length:].any()
+        assert not batch.log_prob[row, length:].any() and not batch.agent_reward[row, length:].any()
 
 
 @given(st.lists(LENGTHS, min_size=1, max_size=8), st.integers(1, 8), st.sampled_from(["float32", "float16"]))
@@ -126,6 +127,32 @@ def test_continuous_actions_are_kept_as_they_are() -> None:
     (held,) = memory.sample(2)
     assert held.actions.shape == (2, 4, 2, 2) and held.avail.shape == (2, 5, 2, 0)
     assert {row.tobytes() for row in held.actions} == {row.tobytes() for row in batch.actions}
+
+
+def test_rewards_of_single_agents_are_kept_where_there_are_some(tmp_path: Path) -> None:
+    spec = replace(SPEC, agent_rewards=True)
+    batch = random_batch(np.random.default_rng(1), [3, LIMIT, 1, 2], spec)
+    settings = ReplaySettings(capacity_episodes=3)
+    memory, again = Replay(spec, settings, 0), Replay(spec, settings, 0)
+    memory.insert(chunk_of(batch))
+    memory.save(tmp_path)
+    again.load(tmp_path)
+    for held in (*memory.sample(3), *again.sample(3)):
+        assert {row.tobytes() for row in held.agent_reward} == {row.tobytes() for row in batch.agent_reward[1:]}
+        assert_padding(held)
+    plain = bytes_per_episode(SPEC, np.float32)
+    assert bytes_per_episode(spec, np.float32) - plain == batch.agent_reward[0].nbytes
+
+
+def test_what_a_run_has_no_use_for_is_neither_kept_nor_missed(tmp_path: Path) -> None:
+    memory = replay(3)
+    memory.insert(chunk_of(random_batch(np.random.default_rng(1), [2, 3])))
+    memory.save(tmp_path)
+    files = {path.stem for path in tmp_path.glob("*.npy")}
+    assert files == {"obs", "state", "avail", "actions", "reward", "terminated", "lengths"}  # as before there was more
+    replay(3).load(tmp_path)
+    with pytest.raises(UserError, match="saved by a version of phalanx that kept less of an episode"):
+        Replay(replace(SPEC, agent_rewards=True), ReplaySettings(capacity_episodes=3), 0).load(tmp_path)
 
 
 def test_an_empty_chunk_inserts_nothing() -> None:

@@ -145,6 +145,26 @@ def test_crashed_episodes_are_counted_and_never_sent(monkeypatch: pytest.MonkeyP
     assert 0 < even == round_.crashed == E - round_.episodes
 
 
+def test_agents_own_rewards_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.install(monkeypatch, pays_agents=True)
+    chunk = rollout().play_on(0, 0, 0.5, incarnation=1)
+    for row, length in enumerate(chunk.lengths):
+        paid = np.arange(1, length + 1, dtype=np.float32)[:, None] + [0, 10]
+        np.testing.assert_array_equal(chunk.batch.agent_reward[row, :length], paid)
+        assert not chunk.batch.agent_reward[row, length:].any()
+    assert chunk.agent_returns is not None
+    np.testing.assert_array_equal(chunk.agent_returns, chunk.batch.agent_reward.sum(axis=1))
+    pieces = [piece.agent_returns for piece in chunk.split(2)]
+    np.testing.assert_array_equal(np.concatenate(pieces), chunk.agent_returns)  # type: ignore[arg-type]
+
+
+def test_a_promised_reward_that_is_not_there_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.install(monkeypatch, pays_agents=True)
+    monkeypatch.setattr(fakes.Clockwork, "step", fakes.BatchedTeamEnv.step)
+    with pytest.raises(RunFailed, match="clockwork gave a reward of an agent of nan"):
+        rollout().play_round(0, 0, 0.5)
+
+
 def test_a_simulator_that_always_crashes_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     fakes.install(monkeypatch, crash_every=1)
     with pytest.raises(RunFailed, match="times in a row"):

@@ -262,6 +262,7 @@ FAULTS: list[tuple[str, str, type[Walk]]] = [
     ("shape", "truncated has shape", on_step(lambda s: replace(s, truncated=s.truncated[:1]))),
     ("reward shape", r"\(3, 1\) instead of \(3,\)", on_step(lambda s: replace(s, reward=s.reward[:, None]))),
     ("reward shape", "agent_reward", on_step(lambda s: replace(s, agent_reward=np.zeros((3, 3), np.float32)))),
+    ("reward shape", "is None, but spec.agent_rewards is set", on_spec(agent_rewards=True)),
     ("not a number", "is nan", on_obs(lambda o: replace(o, obs=put(o.obs, (0, 1, 0), np.nan)))),
     ("not a number", "state", on_obs(lambda o: replace(o, state=put(o.state, (0, 1), np.inf)))),
     ("not a number", "reward", on_step(lambda s: replace(s, reward=put(s.reward, 0, np.nan)))),

@@ -49,7 +49,7 @@ class Reference:
 def play(env: ParticleTask, module: Any, **kwargs: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     """Plays both to the end from the same seeds: our rewards [T, E], mpe2's [T, E, A] and our contacts [T, E].
 
-    Observations and states are compared on the way, to the bit.
+    Observations and states are compared on the way, to the bit; rewards of single agents nearly.
     """
     references = [Reference(module, seed, **kwargs) for seed in SEEDS]
     obs = env.reset([itertools.count(seed) for seed in SEEDS])
@@ -72,6 +72,10 @@ def play(env: ParticleTask, module: Any, **kwargs: Any) -> tuple[npt.NDArray[Any
         obs = outcome.next
         ours.append(outcome.reward)
         theirs.append([reference.rewards for reference in references])
+        assert (outcome.agent_reward is not None) == env.spec.agent_rewards
+        if outcome.agent_reward is not None:
+            team = np.array(theirs[-1])[:, env.scene.team]
+            np.testing.assert_allclose(outcome.agent_reward, team, rtol=1e-6, atol=1e-6)
         contacts.append(outcome.info.get("contacts", np.zeros(len(SEEDS), dtype=np.int64)))
     assert outcome.truncated.all()
     return np.array(ours), np.array(theirs), np.array(contacts)

@@ -149,7 +149,9 @@ def _batch(data: Arrays, dtype: torch.dtype) -> TensorBatch:
         state=floats("state"),
         avail=torch.from_numpy(data["batch/avail"]) > 0,
         actions=torch.from_numpy(data["batch/actions"][:, :-1]).long(),
+        log_prob=torch.zeros(*data["batch/reward"][:, :-1].shape, 0, dtype=dtype),
         reward=floats("reward")[:, :-1],
+        agent_reward=torch.zeros(*data["batch/reward"][:, :-1].shape, 0, dtype=dtype),
         terminated=torch.from_numpy(data["batch/terminated"][:, :-1]) > 0,
         filled=torch.from_numpy(data["batch/filled"]) > 0,
     )
