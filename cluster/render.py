@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ import numpy.typing as npt
 
 from phalanx.configs.errors import UserError
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
-from phalanx.envs.team import TeamEnv, TeamPolicy
+from phalanx.envs.team import Step, TeamEnv, TeamPolicy
 
 Frame = npt.NDArray[np.uint8]  # [H, W, 3]
 
 FRAMES_PER_S = 12
-_PAUSE_FRAMES = 6  # the last picture of an episode stays for half a second
-_COLOURS = 64
+_PAUSE_FRAMES = 9  # the last picture of an episode stays for as long as so many
+_COLOURS = 96
 
 
 def require_picture_path(path: Path, suffixes: Sequence[str], option: str) -> None:
@@ -33,42 +34,95 @@ def require_picture_path(path: Path, suffixes: Sequence[str], option: str) -> No
 
 
 def play_frames(env: TeamEnv, policy: TeamPolicy, episodes: int, run_seed: int) -> list[Frame]:
-    """Pictures of greedy episodes of environment 0, one after the other; the other environments are ignored.
+    """Pictures of greedy episodes of environment 0, one after the other, each with a line above that says how far the
+    episode is and what it has earned; the other environments are ignored.
 
     The episodes are the first ones of seed `run_seed`, so the same team gives the same film. UserError where the
-    environment has no renderer.
+    environment gives no picture.
     """
+    env.film(0)
     obs = env.reset([EpisodeSeeds(run_seed, Purpose.EVALUATION, e) for e in range(env.num_envs)])
     policy.reset(env.num_envs)
     frames: list[Frame] = []
-    ended = 0
-    while ended < episodes:
-        picture = env.render(0)
-        if picture is None:
-            raise UserError(
-                f"--gif: the environment {env.spec.env_name} cannot draw itself; leave --gif out, or give the"
-                " environment a render() that returns pictures"
-            )
-        frames.append(np.asarray(picture, dtype=np.uint8))
-        step = env.step(policy.act(obs.obs, obs.avail))
-        obs = step.next
-        if step.ended.any():
-            policy.reset_rows(np.flatnonzero(step.ended))
-        if step.ended[0]:
-            ended += 1
-            frames.extend([frames[-1]] * _PAUSE_FRAMES)
-    return frames
+    for episode in range(episodes):
+        line = _Line(env, episode, episodes)
+        frames.append(line.above(_picture(env)))
+        ended = False
+        while not ended:
+            step = env.step(policy.act(obs.obs, obs.avail))
+            obs, ended = step.next, bool(step.ended[0])
+            if step.ended.any():
+                policy.reset_rows(np.flatnonzero(step.ended))
+            line.add(step)
+            last = env.last_picture() if ended else _picture(env)
+            # Whoever cannot draw the end (an environment of one's own, perhaps) shows the step before it.
+            frames.append(frames[-1] if last is None else line.above(last))
+        frames.extend([frames[-1]] * _PAUSE_FRAMES)
+    return _of_one_size(frames)
+
+
+class _Line:
+    """What is said above a picture."""
+
+    def __init__(self, env: TeamEnv, episode: int, episodes: int) -> None:
+        self._spec = env.spec
+        self._name = env.spec.env_name + (f"  episode {episode + 1}/{episodes}" if episodes > 1 else "")
+        self._steps, self._sum, self._outcome = 0, 0.0, ""
+
+    def add(self, step: Step) -> None:
+        """Environment 0 made a step."""
+        self._steps += 1
+        self._sum += float(step.reward[0])
+        if self._spec.has_win and step.ended[0]:
+            self._outcome = "  won" if step.info["win"][0] else "  not won"
+
+    def above(self, picture: Frame) -> Frame:
+        """The picture with the line."""
+        from phalanx.envs.drawing import with_header
+
+        return with_header(picture, f"{self._name}  step {self._steps}", f"return {self._sum:.4g}{self._outcome}")
+
+
+def _picture(env: TeamEnv) -> Frame:
+    picture = env.render(0)
+    if picture is None:
+        raise UserError(f"the environment {env.spec.env_name} cannot draw itself: {env.why_no_picture}")
+    return np.asarray(picture, dtype=np.uint8)
+
+
+def _of_one_size(frames: list[Frame]) -> list[Frame]:
+    """All as large as the largest: an environment may show more at one time than at another."""
+    height, width = (max(frame.shape[axis] for frame in frames) for axis in (0, 1))
+    if all(frame.shape[:2] == (height, width) for frame in frames):
+        return frames
+    return [
+        np.pad(frame, ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)), constant_values=255)
+        for frame in frames
+    ]
 
 
 def write_gif(path: Path, frames: Sequence[Frame], frames_per_s: int = FRAMES_PER_S) -> None:
-    """Writes `frames` as a GIF that repeats forever, with one palette for all, so that colours do not flicker."""
+    """Writes `frames` as a GIF that repeats forever. UserError where the file cannot be written."""
+    data = gif_bytes(frames, frames_per_s)
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def gif_bytes(frames: Sequence[Frame], frames_per_s: int = FRAMES_PER_S) -> bytes:
+    """A GIF that repeats forever, with one palette for all frames, so that colours do not flicker."""
     from PIL import Image
 
     palette = _shared_palette(frames)
     images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     # GIF counts time in hundredths of a second, and viewers slow anything below two of them down.
     duration_ms = max(20, round(100 / frames_per_s) * 10)
-    images[0].save(path, save_all=True, append_images=images[1:], duration=duration_ms, loop=0, optimize=False)
+    file = io.BytesIO()
+    images[0].save(
+        file, format="GIF", save_all=True, append_images=images[1:], duration=duration_ms, loop=0, optimize=False
+    )
+    return file.getvalue()
 
 
 def _shared_palette(frames: Sequence[Frame]) -> Any:

@@ -70,6 +70,7 @@ class _ChoiceGame(BatchedTeamEnv):
         self._numbers = np.arange(actions)
         self._seen = np.ones((num_envs, size), np.float32)
         self._paid = np.zeros((num_envs, n), np.float32)
+        self._chosen = np.full((num_envs, n), -1, np.int64)  # for pictures
 
     @abstractmethod
     def _pay(self, alike: Ints) -> npt.NDArray[np.float64]:
@@ -85,6 +86,7 @@ class _ChoiceGame(BatchedTeamEnv):
 
     def _begin(self, rows: npt.NDArray[np.int64], seeds: Any) -> None:
         """Nothing is random."""
+        self._chosen[rows] = -1
         if self._temporal:
             self._seen[rows] = -1
 
@@ -93,6 +95,7 @@ class _ChoiceGame(BatchedTeamEnv):
         if not one_hot.any(axis=2).all():
             raise ValueError(f"there are actions 0 to {self._numbers[-1]} only")
         counts = one_hot.sum(axis=1)
+        self._chosen[:] = actions
         self._paid = self._pay((one_hot * counts[:, None]).sum(axis=2)).astype(np.float32)
         if self._temporal:
             self._seen = one_hot.reshape(self.num_envs, -1).astype(np.float32)
@@ -107,6 +110,15 @@ class _ChoiceGame(BatchedTeamEnv):
             avail=np.ones((e, n, self.spec.n_actions), np.bool_),
             alive=np.ones((e, n), np.bool_),
         )
+
+    def render(self, index: int) -> npt.NDArray[np.uint8]:
+        from phalanx.envs.drawing_games import draw_choices
+
+        spec, chosen = self.spec, self._chosen[index].tolist()
+        above = "to differ pays" if spec.env_name == "specialisation" else "to agree pays"
+        if chosen[0] >= 0:
+            above += f": {self._paid[index].mean():.2f} each on average"
+        return draw_choices(spec.agent_names, np.ones((spec.n_agents, spec.n_actions), np.bool_), chosen, above)
 
 
 class Specialisation(_ChoiceGame):

@@ -159,10 +159,12 @@ class Dispersion(BatchedTeamEnv):
         )
 
     def render(self, index: int) -> npt.NDArray[np.uint8]:
-        from phalanx.envs.drawing import draw_world
+        from phalanx.envs.drawing import ROLES, draw_world
 
         left = self._food[index][~self._eaten[index]]
         places = np.concatenate([left, self._pos[index]]).astype(np.float64) / self._settings.size
         sizes = np.array([self._settings.food_radius] * len(left) + [AGENT_RADIUS] * self.spec.n_agents)
         roles = ["food"] * len(left) + ["agent"] * self.spec.n_agents
-        return draw_world(places, (sizes / self._settings.size).tolist(), roles)
+        numbers = {len(left) + i: str(i) for i in range(self.spec.n_agents)}
+        legend = [(f"food {len(left)}/{len(self._food[index])}", ROLES["food"]), ("agent", ROLES["agent"])]
+        return draw_world(places, (sizes / self._settings.size).tolist(), roles, numbers=numbers, legend=legend)

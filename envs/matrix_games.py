@@ -95,13 +95,16 @@ class MatrixGame(BatchedTeamEnv):
         )
         super().__init__(spec, num_envs)
         self._avail = np.arange(spec.n_actions) < np.array(actions)[:, None]
+        self._played = np.full((num_envs, agents), -1, np.int64)  # for pictures
 
     def _begin(self, rows: npt.NDArray[np.int64], seeds: Any) -> None:
-        """Nothing is random and nothing is remembered."""
+        """Nothing is random, and nothing is remembered that anybody sees."""
+        self._played[rows] = -1
 
     def _advance(self, actions: npt.NDArray[Any]) -> tuple[Floats, Bools, dict[str, npt.NDArray[Any]]]:
         # ravel_multi_index refuses what is not an action, where plain indexing would take -1 for the last one.
         joint = np.ravel_multi_index(tuple(np.asarray(actions).T), self._payoff.shape)
+        self._played[:] = actions
         return self._payoff.ravel()[joint], self._elapsed + 1 >= self.spec.episode_limit, {}
 
     def _observe(self) -> Obs:
@@ -112,6 +115,18 @@ class MatrixGame(BatchedTeamEnv):
             avail=np.repeat(self._avail[None], e, axis=0),
             alive=np.ones((e, n), np.bool_),
         )
+
+    def render(self, index: int) -> npt.NDArray[np.uint8]:
+        from phalanx.envs.drawing_games import MOST_TABLE, Table, draw_choices, draw_tables
+
+        played, names = self._played[index], self.spec.agent_names
+        payoff = None if played[0] < 0 else float(self._payoff[tuple(played)])
+        if len(names) == 2 and max(self._payoff.shape) <= MOST_TABLE:
+            cell = None if payoff is None else (int(played[0]), int(played[1]))
+            return draw_tables([Table(self._payoff, cell)], (names[0], names[1]))
+        best = f"the best joint action pays {self._payoff.max():g}"
+        above = best if payoff is None else f"paid {payoff:g}; {best}"
+        return draw_choices(names, self._avail, played.tolist(), above)
 
 
 def _numbers(value: Any, where: str) -> tuple[Any, tuple[int, ...]]:

@@ -11,20 +11,20 @@ import numpy.typing as npt
 
 from phalanx.configs.settings import NoiseSettings
 from phalanx.envs.team import Floats, Ints, Obs, Step, TeamEnv
+from phalanx.envs.wrappers import Wrapper
 
 KEY = 0x4E6F6973  # after the episode's seed, so that noise shares no random number with the environment
 DRAWN_AT_ONCE = 8192  # numbers of one environment, about
 
 
-class Noise(TeamEnv):
+class Noise(Wrapper):
     """Adds the settings' noise to the observations and states of `env`: the same at the same step of an episode with
     the same seed, whatever stands beside it. An observation that is stored twice (as the next one of a step, as the
     present one of the following) has the same noise both times."""
 
     def __init__(self, env: TeamEnv, settings: NoiseSettings) -> None:
+        super().__init__(env)
         spec = env.spec
-        self.env = env
-        self.num_envs = env.num_envs
         self.spec = replace(
             spec,
             obs_range=_widened(spec.obs_range, settings.obs_uniform, settings.obs_gaussian),
@@ -52,12 +52,6 @@ class Noise(TeamEnv):
         final = None if step.final is None else self._noisy(step.final, ended)
         self._begin(ended)
         return replace(step, next=self._noisy(step.next, np.arange(self.num_envs)), final=final)
-
-    def render(self, index: int) -> npt.NDArray[np.uint8] | None:
-        return self.env.render(index)
-
-    def close(self) -> None:
-        self.env.close()
 
     def _begin(self, rows: Ints) -> None:
         for e in rows:

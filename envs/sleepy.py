@@ -35,6 +35,7 @@ class Sleepy(BatchedTeamEnv):
     """
 
     Settings = SleepySettings
+    why_no_picture = "it only waits, so there is nothing to be seen"
 
     def __init__(
         self, settings: SleepySettings, num_envs: int, load_policy: Callable[[str], TeamPolicy] | None = None

@@ -20,6 +20,7 @@ RIGHT, DOWN, LEFT, UP, STAY, CATCH = range(6)
 ACTIONS = 6
 CHANNELS = 3  # agents, stags, hares; there are no hares, but the published sizes (75 and 300) count them
 BLOCK = 256  # steps for which an episode's random numbers are drawn at once
+STAG, BEATER = (150, 98, 48), (140, 92, 178)  # colours
 ROLLS = 12  # equally likely outcomes of a prey's die: divisible by 1, 2, 3 and 4 free neighbours
 
 
@@ -264,15 +265,28 @@ class StagHunt(BatchedTeamEnv):
         return windows.reshape(*agents.shape, -1)
 
     def render(self, index: int) -> npt.NDArray[np.uint8]:
-        """Hunters blue, stags brown, one cell 24 pixels wide; who cannot catch is red."""
-        size, cell = self._settings.size, 24
-        picture = np.full((size, size, 3), (233, 238, 226), np.uint8)
-        catchers = self._can_catch[:, 0]
-        hunters, others = (self._agents[catchers], (52, 101, 164)), (self._agents[~catchers], (204, 72, 60))
-        for places, colour in (hunters, others, (self._prey, (143, 89, 42))):
-            seen = places[:, index] - self._first[index]
-            seen = seen[seen != self._width + 1]
-            picture[seen // self._width - self._pad, seen % self._width - self._pad] = colour
-        picture = picture.repeat(cell, axis=0).repeat(cell, axis=1)
-        picture[::cell] = picture[:, ::cell] = (200, 205, 195)
-        return picture
+        """Whoever can catch is blue, whoever cannot is violet, stags are brown squares; numbers are the agents'."""
+        from phalanx.envs.drawing import TEAM
+        from phalanx.envs.drawing_games import Token, draw_grid
+
+        catches, n = self._can_catch[:, 0], self.spec.n_agents
+        here = {who: self._standing(self._agents[who, index], index) for who in range(n)}
+        stags = [place for one in self._prey[:, index] if (place := self._standing(one, index)) is not None]
+        tokens = [Token(*place, STAG, is_round=False) for place in stags]
+        for who, place in here.items():
+            if place is not None:
+                tokens.append(Token(*place, TEAM if catches[who] else BEATER, str(who)))
+        groups = [("hunters", catches, TEAM), ("beaters", ~catches, BEATER)]
+        legend = [
+            (f"{name} {sum(here[int(who)] is not None for who in np.flatnonzero(some))}/{int(some.sum())}", fill)
+            for name, some, fill in groups
+            if some.any()
+        ]
+        return draw_grid(self._settings.size, tokens, [*legend, (f"stags {len(stags)}/{len(self._prey)}", STAG)])
+
+    def _standing(self, cell: int, index: int) -> tuple[int, int] | None:
+        """Row and column on the grid of environment `index`; None for who has left it."""
+        if cell == self._parked[index]:
+            return None
+        row, column = divmod(int(cell - self._first[index]), self._width)
+        return row - self._pad, column - self._pad

@@ -134,6 +134,11 @@ class TeamEnv(ABC):
 
     spec: TeamSpec
     num_envs: int
+    why_no_picture: str = "give the environment a render() that returns pictures"
+    """What is said where somebody wants pictures and `render` gives none."""
+
+    _filmed: int = -1
+    _last_picture: npt.NDArray[np.uint8] | None = None
 
     @abstractmethod
     def reset(self, seeds: Sequence[Iterator[int]]) -> Obs:
@@ -147,6 +152,20 @@ class TeamEnv(ABC):
     def render(self, index: int) -> npt.NDArray[np.uint8] | None:
         """A picture [H, W, 3] of environment `index`, or None where there is no renderer."""
         return None
+
+    def film(self, index: int) -> None:
+        """From now on the last moment of every episode of environment `index` (-1: of none) is drawn before the next
+        episode takes its place."""
+        self._filmed = index
+
+    def last_picture(self) -> npt.NDArray[np.uint8] | None:
+        """How the newest episode of the environment that is filmed ended; None where that was not drawn."""
+        return self._last_picture
+
+    def _draw_last(self, rows: npt.NDArray[np.int64]) -> None:
+        """To be called when the episodes in `rows` have ended and those that follow have not begun."""
+        if self._filmed >= 0 and self._filmed in rows:
+            self._last_picture = self.render(self._filmed)
 
     def close(self) -> None:
         """Releases what the environment holds (processes, windows)."""
@@ -204,6 +223,7 @@ class BatchedTeamEnv(TeamEnv):
             return Step(after, reward, terminated, truncated, None, info)
         rows = np.flatnonzero(ended)
         final = after.rows(rows)
+        self._draw_last(rows)
         self._begin_rows(rows)
         return Step(self._observe(), reward, terminated, truncated, final, info)
 

@@ -62,15 +62,18 @@ class TwoStep(BatchedTeamEnv):
         )
         super().__init__(spec, num_envs)
         self._states = np.zeros(num_envs, np.int64)
+        self._entered = np.zeros(num_envs, np.int64)  # the state in which the newest actions were taken
+        self._played = np.zeros((num_envs, AGENTS), np.int64)
 
     def _begin(self, rows: npt.NDArray[np.int64], seeds: Any) -> None:
         """Nothing is random."""
-        self._states[rows] = FIRST
+        self._states[rows] = self._entered[rows] = FIRST
 
     def _advance(self, actions: npt.NDArray[Any]) -> tuple[Floats, Bools, dict[str, npt.NDArray[Any]]]:
         # ravel_multi_index refuses what is not an action, where plain indexing would take -1 for the last one.
         joint = np.ravel_multi_index((self._states, *np.asarray(actions).T), PAYOFFS.shape)
         over = self._states != FIRST
+        self._entered, self._played[:] = self._states, actions
         self._states = np.where(over, OVER, SAFE + np.asarray(actions)[:, 0])
         return PAYOFFS.ravel()[joint], over, {}
 
@@ -82,3 +85,20 @@ class TwoStep(BatchedTeamEnv):
             avail=np.ones((self.num_envs, AGENTS, ACTIONS), np.bool_),
             alive=np.ones((self.num_envs, AGENTS), np.bool_),
         )
+
+    def render(self, index: int) -> npt.NDArray[np.uint8]:
+        from phalanx.envs.drawing_games import Table, draw_tables
+
+        state, first, second = int(self._states[index]), int(self._played[index, 0]), int(self._played[index, 1])
+        game = int(self._entered[index]) if state == OVER else state
+        tables = [
+            Table(
+                PAYOFFS[each],
+                (first, second) if state == OVER and each == game else None,
+                title=f"player_0: {each - SAFE}",
+                is_open=each == game or state == FIRST,
+            )
+            for each in (SAFE, RISKY)
+        ]
+        above = {FIRST: "player_0 is about to choose the game", OVER: "the game was played"}
+        return draw_tables(tables, ("player_0", "player_1"), above.get(state, "the game is about to be played"))

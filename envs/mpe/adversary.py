@@ -46,7 +46,7 @@ class SimpleAdversary(ParticleTask):
             team=slice(1, n + 1),
             opponents=slice(0, 1),
             kinds=("agent",) * n,
-            roles=("predator",) + ("agent",) * n + ("landmark",) * n,
+            roles=("adversary",) + ("agent",) * n + ("landmark",) * n,
             n_extra=2 * (n + 1),  # the goal as each agent would see it, [2, agents]
         )
         super().__init__(settings, num_envs, scene, load_policy)

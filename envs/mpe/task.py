@@ -196,9 +196,15 @@ class ParticleTask(BatchedTeamEnv):
         return np.ascontiguousarray(self.world.rows.take(rows, axis=0).astype(np.float32).T)
 
     def render(self, index: int) -> npt.NDArray[np.uint8]:
-        from phalanx.envs.drawing import draw_world
+        from phalanx.envs.drawing import ROLES, draw_world
 
-        return draw_world(self.world.pos[:, :, index].T, self.scene.bodies.sizes, self._roles(index))
+        team, roles = range(self.scene.bodies.n_agents)[self.scene.team], self._roles(index)
+        learning = {roles[body] for body in team}
+        legend = [(f"{r} (team)" if r in learning else r, fill) for r, fill in ROLES.items() if r in roles]
+        numbers = {body: str(i) for i, body in enumerate(team)}
+        return draw_world(
+            self.world.pos[:, :, index].T, self.scene.bodies.sizes, roles, numbers=numbers, legend=legend
+        )
 
     def _roles(self, index: int) -> tuple[str, ...]:
         return self.scene.roles

@@ -257,9 +257,13 @@ def test_evaluate_gives_the_environments_own_metrics_and_films_the_team(
     assert "contacts" in text
 
 
-def test_an_environment_without_pictures_cannot_be_filmed(matrix_run: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_an_environment_without_pictures_cannot_be_filmed(
+    matrix_run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phalanx.envs.matrix_games.MatrixGame.render", lambda *_: None)
+    monkeypatch.setattr("phalanx.envs.matrix_games.MatrixGame.why_no_picture", "it is too dark")
     assert main(["evaluate", str(matrix_run), "--gif", str(tmp_path / "x.gif")]) == 2
-    assert "the environment matrix cannot draw itself" in told(capsys.readouterr())
+    assert "the environment matrix cannot draw itself: it is too dark" in told(capsys.readouterr())
     assert not (tmp_path / "x.gif").exists()
 
 

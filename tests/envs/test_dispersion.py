@@ -151,7 +151,7 @@ def test_the_picture_shows_agents_and_what_is_left_to_eat() -> None:
     before = env.render(0)
     act(env, 8, 0)
     after = env.render(0)
-    assert before.shape == after.shape == (352, 352, 3)
+    assert before.shape == after.shape == (376, 352, 3)
     assert (before != after).any()
 
 

@@ -129,4 +129,15 @@ def test_what_was_shown_before_is_not_written_to() -> None:
     env.step(np.zeros((2, 2), np.int64))
     np.testing.assert_array_equal(first.obs, kept)
     env.close()
-    assert env.render(0) is None
+
+
+def test_pictures_and_the_word_on_them_are_the_environments() -> None:
+    plain, noisy = (made("simple_tag", 1, noise, max_steps=2) for noise in (None, {"obs_uniform": 0.1}))
+    for env in (plain, noisy):
+        env.film(0)
+        play(env, [0], 2)
+    np.testing.assert_array_equal(plain.render(0), noisy.render(0))
+    assert noisy.last_picture() is not None
+    np.testing.assert_array_equal(plain.last_picture(), noisy.last_picture())
+    sleepy = made("sleepy", 1, {"obs_uniform": 0.1})
+    assert sleepy.render(0) is None and "nothing to be seen" in sleepy.why_no_picture

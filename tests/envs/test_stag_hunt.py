@@ -310,10 +310,23 @@ def test_metrics_are_those_of_the_spec() -> None:
 def test_the_picture_shows_everybody() -> None:
     env = placed([(4, 4), (4, 6)], [(4, 5), (9, 9)])
     picture = env.render(0)
-    assert picture.shape == (240, 240, 3)
-    colours = {tuple(picture[24 * r + 12, 24 * c + 12]) for r, c in ((4, 4), (4, 5), (0, 0))}
-    assert len(colours) == 3
-    assert tuple(picture[24 * 4 + 12, 24 * 6 + 12]) == tuple(picture[24 * 4 + 12, 24 * 4 + 12])
+    assert picture.shape == (352 + 24, 352, 3)
+    hunter, stag, nobody = (tuple(picture[35 * r + 7, 35 * c + 18]) for r, c in ((4, 4), (4, 5), (0, 0)))
+    assert len({hunter, stag, nobody}) == 3
+    assert tuple(picture[35 * 4 + 7, 35 * 6 + 18]) == hunter
+    assert tuple(picture[35 * 9 + 7, 35 * 9 + 18]) == stag
+
+
+def test_who_has_left_the_grid_is_not_in_the_picture() -> None:
+    env = placed([(4, 4), (4, 6)], [(4, 5), (9, 9)])
+    env.film(0)
+    before = env.render(0)
+    act(env, CATCH, CATCH)
+    after = env.last_picture()  # both hunters are frozen: the episode is over, the next one has begun
+    assert after is not None
+    stag, nobody = (tuple(before[35 * r + 7, 35 * c + 18]) for r, c in ((9, 9), (0, 0)))
+    assert {tuple(after[35 * 4 + 7, 35 * c + 18]) for c in (4, 5, 6)} == {nobody}
+    assert stag in {tuple(pixel) for pixel in after[:350].reshape(-1, 3)}
 
 
 def test_a_crowded_grid_is_refused() -> None:

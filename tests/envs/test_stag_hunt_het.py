@@ -114,7 +114,7 @@ def test_beaters_see_farther_and_everybody_tells_hunters_from_beaters() -> None:
 
 def test_the_picture_tells_them_apart() -> None:
     picture = placed([(4, 4)], [(4, 6)], [(4, 5)]).render(0)
-    assert len({tuple(picture[24 * 4 + 12, 24 * c + 12]) for c in (3, 4, 5, 6)}) == 4
+    assert len({tuple(picture[35 * 4 + 7, 35 * c + 18]) for c in (3, 4, 5, 6)}) == 4
 
 
 @pytest.mark.parametrize(
