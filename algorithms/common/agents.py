@@ -8,8 +8,7 @@ from torch import Tensor
 from phalanx.algorithms.common.gru import gru_sequence, gru_step
 from phalanx.algorithms.common.linear import affine
 from phalanx.algorithms.common.networks.base import AgentNetworks, Layers
-from phalanx.algorithms.common.networks.view import AgentView
-from phalanx.configs.settings import AgentSettings
+from phalanx.algorithms.common.networks.plan import Plan
 
 
 class RecurrentAgents(AgentNetworks):
@@ -18,22 +17,15 @@ class RecurrentAgents(AgentNetworks):
     By default one network serves every agent: its input ends with the agent's last action and id (`agent_inputs`).
     """
 
-    def __init__(
-        self,
-        members: int,
-        inputs: int,
-        hidden: int,
-        actions: int,
-        view: AgentView | None = None,
-        settings: AgentSettings | None = None,
-    ) -> None:
-        super().__init__(members, hidden, actions, view, settings)
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        hidden = self.hidden
         self.state_shape = (hidden,)
-        self.add_linear("fc1", inputs, hidden)
+        self.add_linear("fc1", plan.inputs, hidden)
         # A gate is as steep at zero for one gain as for another: 1 keeps it away from its flat ends.
         self.add_linear("input_gates", hidden, 3 * hidden, gain=1.0)
         self.add_linear("recurrent_gates", hidden, 3 * hidden, gain=1.0)
-        self.add_linear("fc2", hidden, actions, gain=1.0)
+        self.add_final("fc2", hidden, plan.outputs)
 
     def unroll(self, x: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
         stacks, steps, rows, inputs = x.shape
@@ -41,7 +33,7 @@ class RecurrentAgents(AgentNetworks):
         (w_ih, b_ih), (w_hh, b_hh) = layers["input_gates"], layers["recurrent_gates"]
         hidden = gru_sequence(x.view(-1, steps, rows, self.hidden), w_ih, w_hh, b_ih, b_hh)
         values = affine(hidden.reshape(-1, steps * rows, self.hidden), *layers["fc2"])
-        return values.view(-1, steps, rows, self.actions), hidden
+        return values.view(-1, steps, rows, self.outputs), hidden
 
     def advance(self, x: Tensor, state: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
         gates = affine(torch.relu(affine(x, *layers["fc1"])), *layers["input_gates"])
@@ -50,13 +42,20 @@ class RecurrentAgents(AgentNetworks):
 
 
 def agent_inputs(obs: Tensor, actions: Tensor, n_actions: int) -> Tensor:
-    """What agent networks see, time first: observation, one-hot last action (zeros at t = 0), one-hot agent id.
+    """What agent networks see, time first: observation, last action (zeros at t = 0), one-hot agent id.
 
-    obs: [B, T+1, N, O]; actions: [B, T, N]. Returns [T+1, B·N, O+A+N].
+    obs: [B, T+1, N, O]; actions: [B, T, N], which are shown one-hot, or continuous ones [B, T, N, A], shown as they are
+    (`n_actions` does not count then). Returns [T+1, B·N, O+A+N].
     """
     batch, steps, agents, size = obs.shape
-    inputs = obs.new_zeros(steps, batch, agents, size + n_actions + agents)
+    continuous = actions.dim() == 4
+    end = size + (actions.shape[-1] if continuous else n_actions)
+    inputs = obs.new_zeros(steps, batch, agents, end + agents)
     inputs[..., :size] = obs.transpose(0, 1)
-    inputs[1:, ..., size : size + n_actions].scatter_(-1, actions.transpose(0, 1).unsqueeze(-1), 1.0)
-    inputs[..., size + n_actions :] = torch.eye(agents, dtype=obs.dtype, device=obs.device)
+    last, shown = actions.transpose(0, 1), inputs[1:, ..., size:end]
+    if continuous:
+        shown.copy_(last)
+    else:
+        shown.scatter_(-1, last.unsqueeze(-1), 1.0)
+    inputs[..., end:] = torch.eye(agents, dtype=obs.dtype, device=obs.device)
     return inputs.view(steps, batch * agents, -1)

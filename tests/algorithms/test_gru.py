@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from phalanx.algorithms.common.agents import RecurrentAgents, agent_inputs
 from phalanx.algorithms.common.gru import gru_sequence, gru_step
+from phalanx.algorithms.common.networks.plan import Plan
+from phalanx.configs.settings import AgentSettings
 
 sizes = st.integers(1, 5)
 many_rows = st.integers(1, 19)  # whole blocks and what is left over
@@ -151,12 +153,12 @@ def test_wrong_shapes_are_refused(x: tuple[int, ...], weight_ih: tuple[int, ...]
 def test_members_are_independent_networks() -> None:
     """K networks side by side are the same as K networks one by one, also where some of them are chosen."""
     torch.manual_seed(0)
-    together = RecurrentAgents(3, 5, 4, 2).double()
+    together = RecurrentAgents(Plan(3, 5, 2, AgentSettings(hidden=4))).double()
     inputs = torch.randn(6, 7, 5, dtype=torch.float64)
     values, hidden = together(inputs), together.hidden_states(inputs)
     assert values.shape == (3, 6, 7, 2) and hidden.shape == (3, 6, 7, 4)
     for k in range(3):
-        alone = RecurrentAgents(1, 5, 4, 2).double()
+        alone = RecurrentAgents(Plan(1, 5, 2, AgentSettings(hidden=4))).double()
         alone.load_state_dict({name: tensor[k : k + 1] for name, tensor in together.state_dict().items()})
         torch.testing.assert_close(alone(inputs)[0], values[k], rtol=1e-13, atol=1e-13)
         torch.testing.assert_close(alone.hidden_states(inputs)[0], hidden[k], rtol=1e-13, atol=1e-13)
@@ -173,6 +175,8 @@ def test_what_agents_see(seed: int, episodes: int, steps: int, agents: int, obs:
     acted = torch.randint(actions, (episodes, steps, agents), generator=draw)
     inputs = agent_inputs(seen, acted, actions)
     assert inputs.shape == (steps + 1, episodes * agents, obs + actions + agents)
+    moved = torch.randn(episodes, steps, agents, actions, generator=draw)
+    continuous = agent_inputs(seen, moved, 0)
     for b in range(episodes):
         for t in range(steps + 1):
             for n in range(agents):
@@ -181,3 +185,5 @@ def test_what_agents_see(seed: int, episodes: int, steps: int, agents: int, obs:
                     last[acted[b, t - 1, n]] = 1.0
                 identity = [float(i == n) for i in range(agents)]
                 assert inputs[t, b * agents + n].tolist() == [*seen[b, t, n].tolist(), *last, *identity]
+                last = moved[b, t - 1, n].tolist() if t > 0 else last
+                assert continuous[t, b * agents + n].tolist() == [*seen[b, t, n].tolist(), *last, *identity]

@@ -18,6 +18,7 @@ from phalanx.algorithms.common.agents import agent_inputs
 from phalanx.algorithms.common.networks.base import AgentNetworks
 from phalanx.algorithms.common.networks.build import make_agent_networks
 from phalanx.algorithms.common.networks.mlp import MLPAgents
+from phalanx.algorithms.common.networks.plan import Plan
 from phalanx.algorithms.registry import algorithm_class
 from phalanx.algorithms.value_mixing import ValueMixing
 from phalanx.configs.errors import UserError
@@ -336,7 +337,7 @@ def test_numbers_of_parameters() -> None:
 def test_sizes_of_the_specialisation_game(inputs: int, expected: int) -> None:
     """HyperMARL's table 9, 16 agents and actions, one hidden layer of 64: with everybody's last action and the own id,
     289 h + 16 parameters, with the id alone 33 h + 16."""
-    assert count(MLPAgents(1, inputs, 64, 16, depth=1)) == expected
+    assert count(MLPAgents(Plan(1, inputs, 16, AgentSettings(network="mlp", depth=1)))) == expected
 
 
 @pytest.mark.parametrize(

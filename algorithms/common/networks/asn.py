@@ -8,8 +8,8 @@ from torch import Tensor
 from phalanx.algorithms.common.gru import gru_sequence, gru_step
 from phalanx.algorithms.common.linear import affine
 from phalanx.algorithms.common.networks.base import AgentNetworks, Layers
-from phalanx.algorithms.common.networks.entities import EntityLayout, EntityReader
-from phalanx.algorithms.common.networks.view import AgentView
+from phalanx.algorithms.common.networks.entities import EntityReader
+from phalanx.algorithms.common.networks.plan import Plan
 
 
 class ASNAgents(AgentNetworks):
@@ -19,14 +19,13 @@ class ASNAgents(AgentNetworks):
     Where no action is aimed at an enemy, there is no z: every action is basic. Memory: e, then each enemy's z.
     """
 
-    def __init__(
-        self, members: int, inputs: int, hidden: int, actions: int, layout: EntityLayout, view: AgentView | None = None
-    ) -> None:
-        super().__init__(members, hidden, actions, view)
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        layout = plan.entities
         self.reader, self.enemies = EntityReader(layout), len(layout.aimed)
-        self.state_shape = (1 + self.enemies, hidden)
-        self._encoder("own", inputs)
-        self.add_linear("basic", hidden, len(layout.basic))
+        self.state_shape = (1 + self.enemies, self.hidden)
+        self._encoder("own", plan.inputs)
+        self.add_final("basic", self.hidden, len(layout.basic))
         if self.enemies:
             self._encoder("enemy", layout.size("enemies"))
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from phalanx.algorithms.common.linear import affine
 from phalanx.algorithms.common.networks.attention import attend, normalised_together, project
 from phalanx.algorithms.common.networks.base import AgentNetworks, Layers
-from phalanx.algorithms.common.networks.entities import EntityLayout, EntityReader
-from phalanx.algorithms.common.networks.view import AgentView
+from phalanx.algorithms.common.networks.entities import EntityReader
+from phalanx.algorithms.common.networks.plan import Plan
 
 
 class ATMAgents(AgentNetworks):
@@ -22,19 +22,11 @@ class ATMAgents(AgentNetworks):
     tanh(Linear(mean of the basic actions' tokens)), the oldest is dropped. Slots begin as unit vectors.
     """
 
-    def __init__(
-        self,
-        members: int,
-        inputs: int,
-        hidden: int,
-        actions: int,
-        layout: EntityLayout,
-        heads: int,
-        slots: int,
-        view: AgentView | None = None,
-    ) -> None:
-        super().__init__(members, hidden, actions, view)
-        self.reader, self.layout, self.heads, self.slots = EntityReader(layout), layout, heads, slots
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        layout, hidden, slots = plan.entities, self.hidden, plan.agent.attention.slots
+        self.reader, self.layout, self.slots = EntityReader(layout), layout, slots
+        self.heads = plan.agent.attention.heads or 4
         self.state_shape = (slots, hidden)
         self._basic, self._aimed = len(layout.basic), len(layout.aimed)
         self.add_linear("embed_own", len(layout.own) + self._basic - 1, hidden)
@@ -47,7 +39,7 @@ class ATMAgents(AgentNetworks):
         self.add_linear("widen", hidden, hidden)
         self.add_linear("narrow", hidden, hidden)
         self.add_norm("norm")
-        self.add_linear("head", hidden, 1)
+        self.add_final("head", hidden, 1)
         self.add_linear("remember", hidden, hidden)
 
     def first_state(self, rows: int) -> Tensor:

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.algorithms.common.linear import StackedLinear, selected
-from phalanx.algorithms.common.networks.hyper import HyperNetwork
-from phalanx.algorithms.common.networks.view import AgentView
-from phalanx.configs.settings import AgentSettings
+from phalanx.algorithms.common.networks.hyper import HyperNetwork, orthogonal
+from phalanx.algorithms.common.networks.plan import Plan
 
 Layers = dict[str, tuple[Tensor, Tensor]]
 """Weight and bias of each layer, [S, …] each."""
@@ -54,20 +53,14 @@ class AgentNetworks(nn.Module, ABC):
     _owners: Tensor
     _identities: Tensor
 
-    def __init__(
-        self,
-        members: int,
-        hidden: int,
-        actions: int,
-        view: AgentView | None = None,
-        settings: AgentSettings | None = None,
-    ) -> None:
+    def __init__(self, plan: Plan) -> None:
         super().__init__()
-        self.members, self.hidden, self.actions, self.view = members, hidden, actions, view
+        self.members, self.hidden, self.outputs, self.view = plan.members, plan.agent.hidden, plan.outputs, plan.view
+        self.initialisation, view = plan.initialisation, plan.view
         self.hyper: HyperNetwork | None = None
-        if view is not None and settings is not None and settings.network.startswith("hyper_"):
+        if view is not None and plan.agent.network.startswith("hyper_"):
             sets = view.sets
-            self.hyper = HyperNetwork(members * sets, 1 if sets > 1 else max(view.identities) + 1, settings)
+            self.hyper = HyperNetwork(plan.members * sets, 1 if sets > 1 else max(view.identities) + 1, plan.agent)
         self._names: list[str] = []
         owners = view.owners if view is not None else (0,)
         identities = view.identities if self.hyper is not None and view is not None else owners
@@ -79,12 +72,21 @@ class AgentNetworks(nn.Module, ABC):
     # -- for subclasses ---------------------------------------------------------------------------------------------
 
     def add_linear(self, name: str, inputs: int, outputs: int, gain: float = math.sqrt(2)) -> None:
-        """Adds a layer; `gain` is that of a hypernetwork's initialisation, if it is generated."""
+        """Adds a layer; `gain` is that of an orthogonal initialisation, if it has one."""
         self._names.append(name)
         if self.hyper is not None and self.hyper.generates(name):
             self.hyper.add(name, inputs, outputs, gain)
         else:
-            self.add_module(name, StackedLinear(self._stacks, inputs, outputs))
+            layer = StackedLinear(self._stacks, inputs, outputs)
+            if self.initialisation.orthogonal:
+                for matrix in layer.weight.data:
+                    matrix.copy_(orthogonal(outputs, inputs, gain))
+                layer.bias.data.zero_()
+            self.add_module(name, layer)
+
+    def add_final(self, name: str, inputs: int, outputs: int) -> None:
+        """Adds a layer whose outputs are the network's."""
+        self.add_linear(name, inputs, outputs, self.initialisation.final_gain)
 
     def add_projection(self, name: str, inputs: int, outputs: int) -> None:
         """Adds a layer without bias."""
@@ -98,12 +100,12 @@ class AgentNetworks(nn.Module, ABC):
 
     @abstractmethod
     def unroll(self, x: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
-        """From the beginning of episodes. x: [S, T, M, I]. Returns values [S, T, M, A] and what the agents know after
+        """From the beginning of episodes. x: [S, T, M, I]. Returns outputs [S, T, M, X] and what the agents know after
         each step, [S, T, M, H]."""
 
     @abstractmethod
     def advance(self, x: Tensor, state: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
-        """One step. x: [S, M, I], state: [S, M, *state_shape]. Returns values [S, M, A] and the new state."""
+        """One step. x: [S, M, I], state: [S, M, *state_shape]. Returns outputs [S, M, X] and the new state."""
 
     def first_state(self, rows: int) -> Tensor:
         """The memory at the beginning of an episode: zeros, unless overridden. [rows, *state_shape]."""

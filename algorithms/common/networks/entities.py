@@ -21,18 +21,19 @@ class EntityLayout:
     own: tuple[int, ...]
     kinds: dict[str, tuple[tuple[int, ...], ...]]  # "enemies", "allies", "objects": columns of each entity
     marks: tuple[tuple[float, ...], ...]  # of objects
-    actions: int
+    actions: int  # or other outputs
     aimed: tuple[int, ...]  # action aimed at each enemy, or ()
 
     @classmethod
-    def of(cls, entities: EntityView, view: AgentView) -> EntityLayout:
+    def of(cls, entities: EntityView, view: AgentView, outputs: int, *, aim: bool = True) -> EntityLayout:
+        """For networks with so many outputs; without `aim` none of them belongs to an enemy."""
         kinds = {kind: getattr(entities, kind) for kind in ("enemies", "allies", "objects")}
         return cls(
             own=entities.own + tuple(range(view.obs, view.size)),
             kinds={kind: columns for kind, columns in kinds.items() if columns},
             marks=entities.object_marks,
-            actions=view.actions,
-            aimed=entities.enemy_actions,
+            actions=outputs,
+            aimed=entities.enemy_actions if aim else (),
         )
 
     @property

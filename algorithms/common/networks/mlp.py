@@ -7,8 +7,7 @@ from torch import Tensor
 
 from phalanx.algorithms.common.linear import affine
 from phalanx.algorithms.common.networks.base import AgentNetworks, Layers
-from phalanx.algorithms.common.networks.view import AgentView
-from phalanx.configs.settings import AgentSettings
+from phalanx.algorithms.common.networks.plan import Plan
 
 
 class MLPAgents(AgentNetworks):
@@ -16,27 +15,17 @@ class MLPAgents(AgentNetworks):
 
     state_shape = (0,)
 
-    def __init__(
-        self,
-        members: int,
-        inputs: int,
-        hidden: int,
-        actions: int,
-        depth: int,
-        view: AgentView | None = None,
-        settings: AgentSettings | None = None,
-    ) -> None:
-        super().__init__(members, hidden, actions, view, settings)
-        self.depth = depth
-        for k in range(depth):
-            self.add_linear(f"fc{k + 1}", inputs if k == 0 else hidden, hidden)
-        # The last layer's values are of the size of returns, not near zero as a policy's logits: gain 1.
-        self.add_linear(f"fc{depth + 1}", hidden, actions, gain=1.0)
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.depth = plan.agent.depth
+        for k in range(self.depth):
+            self.add_linear(f"fc{k + 1}", plan.inputs if k == 0 else self.hidden, self.hidden)
+        self.add_final(f"fc{self.depth + 1}", self.hidden, plan.outputs)
 
     def unroll(self, x: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
         stacks, steps, rows, inputs = x.shape
         values, hidden = self._values(x.reshape(stacks, steps * rows, inputs), layers)
-        return values.view(-1, steps, rows, self.actions), hidden.view(-1, steps, rows, self.hidden)
+        return values.view(-1, steps, rows, self.outputs), hidden.view(-1, steps, rows, self.hidden)
 
     def advance(self, x: Tensor, state: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
         return self._values(x, layers)[0], state

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from phalanx.algorithms.common.networks.attention import attend_folded, folded, normalised, project
 from phalanx.algorithms.common.networks.base import AgentNetworks, Layers
-from phalanx.algorithms.common.networks.entities import EntityLayout, EntityReader
-from phalanx.algorithms.common.networks.view import AgentView
+from phalanx.algorithms.common.networks.entities import EntityReader
+from phalanx.algorithms.common.networks.plan import Plan
 
 
 class UPDeTAgents(AgentNetworks):
@@ -20,18 +20,10 @@ class UPDeTAgents(AgentNetworks):
     As published there is neither id nor last action: `sharing: full`, `last_action: false`.
     """
 
-    def __init__(
-        self,
-        members: int,
-        inputs: int,
-        hidden: int,
-        actions: int,
-        layout: EntityLayout,
-        heads: int,
-        blocks: int,
-        view: AgentView | None = None,
-    ) -> None:
-        super().__init__(members, hidden, actions, view)
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        layout, hidden, attention = plan.entities, self.hidden, plan.agent.attention
+        heads, blocks = attention.heads or 3, attention.blocks
         self.reader, self.layout, self.heads, self.blocks = EntityReader(layout), layout, heads, blocks
         self.state_shape = (hidden,)
         self.add_linear("embed_own", len(layout.own), hidden)
@@ -45,7 +37,7 @@ class UPDeTAgents(AgentNetworks):
             self.add_linear(f"widen{k}", hidden, 4 * hidden)
             self.add_linear(f"narrow{k}", 4 * hidden, hidden)
             self.add_norm(f"norm{k}")
-        self.add_linear("head", hidden, len(layout.basic))
+        self.add_final("head", hidden, len(layout.basic))
         self._aimed = len(layout.aimed)
         self._kept = 2 + self._aimed  # tokens that the last block computes: memory, own, enemies that are aimed at
 

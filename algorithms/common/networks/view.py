@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from phalanx.envs.team import TeamSpec
 
 @dataclass(frozen=True)
 class AgentView:
-    """N agents whose common input is [observation O | one-hot last action A | one-hot id N], one row for each.
+    """Agents of a team of N, whose common input is [observation O | last action A | one-hot id N], one row for each.
 
     `owners[i]` is the parameter set that agent i uses, `identities[i]` the one that a hypernetwork knows it as.
     """
@@ -22,26 +23,34 @@ class AgentView:
     actions: int
     owners: tuple[int, ...]
     identities: tuple[int, ...]
+    ids: int  # N
     shows_action: bool = True
     shows_id: bool = True
 
     @classmethod
-    def of(cls, spec: TeamSpec, settings: AgentSettings) -> AgentView:
-        """By `agent.sharing`. A hypernetwork's identity takes the place of the id that is seen."""
-        n, sharing = spec.n_agents, settings.sharing
-        everyone, each = (0,) * n, tuple(range(n))
+    def of(cls, spec: TeamSpec, settings: AgentSettings, agents: Sequence[int] | None = None) -> AgentView:
+        """Of `agents` (None: all) by `agent.sharing`. A hypernetwork's identity takes the place of the id that is
+        seen."""
+        sharing, hyper = settings.sharing, settings.network.startswith("hyper_")
+        each = tuple(range(spec.n_agents) if agents is None else agents)
+        everyone = (0,) * len(each)
         # Groups that happen to be empty have no parameters.
-        present = sorted(set(spec.group_ids))
-        groups = tuple(present.index(group) for group in spec.group_ids) or everyone
-        hyper = settings.network.startswith("hyper_")
+        groups = _numbered([spec.group_ids[i] for i in each]) if spec.group_ids else everyone
+        each = _numbered(each)
         return cls(
             obs=spec.obs_dim,
-            actions=spec.n_actions,
+            actions=action_size(spec),
             owners=each if sharing == "none" else groups if sharing == "groups" and not hyper else everyone,
             identities={"full": everyone, "full_id": each, "groups": groups, "none": each}[sharing],
+            ids=spec.n_agents,
             shows_action=settings.last_action,
             shows_id=sharing == "full_id" and not hyper,
         )
+
+    @classmethod
+    def of_state(cls, spec: TeamSpec, settings: AgentSettings) -> AgentView:
+        """The same agents, all of which see the state instead of what they would: [state S | one-hot id N]."""
+        return replace(cls.of(spec, settings), obs=spec.state_dim, actions=0)
 
     @property
     def agents(self) -> int:
@@ -60,10 +69,21 @@ class AgentView:
     @property
     def extras(self) -> int:
         """How many of them are not observed: last action and id."""
-        return self.actions * self.shows_action + self.agents * self.shows_id
+        return self.actions * self.shows_action + self.ids * self.shows_id
 
     def cut(self, inputs: Tensor) -> Tensor:
         """inputs: [..., O+A+N]. Returns [..., size]."""
         if self.shows_id and not self.shows_action:
             return torch.cat([inputs[..., : self.obs], inputs[..., self.obs + self.actions :]], -1)
         return inputs if self.shows_id else inputs[..., : self.size]
+
+
+def action_size(spec: TeamSpec) -> int:
+    """How many numbers say what an agent did: choices, one-hot, or components of a continuous action."""
+    return spec.n_actions if spec.discrete else max(spec.action_dims)
+
+
+def _numbered(names: Sequence[int]) -> tuple[int, ...]:
+    """The names as 0, 1, … in ascending order."""
+    present = sorted(set(names))
+    return tuple(present.index(name) for name in names)
