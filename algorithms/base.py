@@ -80,6 +80,7 @@ class OptimiserStep:
     loss: Tensor  # the scalar to minimise
     metrics: Metrics  # detached scalars, names without an area (`loss_td`, …)
     errors: Tensor | None = None  # [B], the size of each episode's error, detached: where they were asked for
+    made: bool = False  # the parameters have moved, in place, without an optimiser (trust regions): `loss` is history
 
 
 class Policy(ABC):

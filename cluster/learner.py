@@ -166,11 +166,13 @@ class Learner:
         return {name: values[0] if len(values) == 1 else torch.stack(values).mean() for name, values in told.items()}
 
     def _step(self, step: OptimiserStep) -> Metrics:
-        group = self._groups[step.group]
         metrics = dict(step.metrics)
         on_cpu = self.device.type == "cpu"
         if on_cpu and not math.isfinite(step.loss.item()):
             self._require_finite(self.updates + 1, {**metrics, "loss": step.loss})
+        if step.made:
+            return metrics
+        group = self._groups[step.group]
         group.optimiser.zero_grad(set_to_none=False)
         # Into these parameters alone: an actor's loss goes through a critic that it must not move.
         only = group.parameters if len(self._groups) > 1 else None
