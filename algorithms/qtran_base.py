@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phalanx.algorithms.base import Capabilities
+from phalanx.algorithms.common.copies import frozen_copy
 from phalanx.algorithms.common.mixers import MixingWeights
 from phalanx.algorithms.common.targets import mask_unavailable, take
-from phalanx.algorithms.value_mixing import Prepared, Terms, frozen_copy
+from phalanx.algorithms.value_mixing import Prepared, Terms
 from phalanx.algorithms.vdn import VDN, UnmixedSettings
 from phalanx.configs.settings import AlgorithmSettings, NetworkSettings
 from phalanx.envs.team import TeamSpec
@@ -64,7 +65,7 @@ class QTRANBase(VDN):
     """
 
     Settings: ClassVar[type[AlgorithmSettings]] = QTRANSettings
-    capabilities: ClassVar[Capabilities] = Capabilities(needs_state=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(needs_state=True, input_noise=True)
     settings: QTRANSettings
 
     def __init__(self, spec: TeamSpec, settings: AlgorithmSettings, networks: NetworkSettings) -> None:
@@ -100,7 +101,7 @@ class QTRANBase(VDN):
         return self.joint_values(terms.prepared, terms.greedy)
 
     def joint_values(self, prepared: Prepared, actions: Tensor) -> Tensor:
-        q_jt: Tensor = self.target_joint(prepared.target_values, actions, prepared.state)
+        q_jt: Tensor = self.target_joint(prepared.target_values, actions, prepared.target_state)
         return q_jt
 
     def add_losses(self, terms: Terms) -> None:

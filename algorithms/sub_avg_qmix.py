@@ -8,8 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from phalanx.algorithms.common.copies import frozen_copy
 from phalanx.algorithms.common.mixers import MixingWeights
-from phalanx.algorithms.value_mixing import Prepared, Terms, ValueMixing, ValueMixingSettings, frozen_copy
+from phalanx.algorithms.value_mixing import Prepared, Terms, ValueMixing, ValueMixingSettings
 from phalanx.configs.settings import AlgorithmSettings, NetworkSettings
 from phalanx.envs.team import TeamSpec
 

@@ -10,7 +10,6 @@ Everything inside is time first: [T, B, …] (R = T·B rows), so that the GRU re
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -22,12 +21,14 @@ from torch import Tensor, nn
 from phalanx.algorithms.adaptive import Adaptation, measurement
 from phalanx.algorithms.base import EVERYTHING, Algorithm, Capabilities, Metrics, OptimiserStep, TensorBatch, Weights
 from phalanx.algorithms.common.agents import agent_inputs
+from phalanx.algorithms.common.copies import approach, frozen_copy
 from phalanx.algorithms.common.diagnostics import value_diagnostics
 from phalanx.algorithms.common.ensembles import draw_members
 from phalanx.algorithms.common.losses import episode_errors, masked_mean, weighted_huber_error, weighted_squared_error
 from phalanx.algorithms.common.mixers import Mixer, MixingWeights, QMixer, mixing_gradient
 from phalanx.algorithms.common.networks.base import AgentNetworks
 from phalanx.algorithms.common.networks.build import make_agent_networks
+from phalanx.algorithms.common.noise import noisy
 from phalanx.algorithms.common.policy import ValuePolicy
 from phalanx.algorithms.common.targets import (
     lambda_target,
@@ -48,7 +49,6 @@ __all__ = [
     "Terms",
     "ValueMixing",
     "ValueMixingSettings",
-    "frozen_copy",
 ]
 
 
@@ -65,6 +65,7 @@ class Prepared:
     mask: Tensor  # [T, B] bool
     target_values: Tensor  # [N_K, T+1, B, N, A] of `target_utilities`, drawn members only
     target_mixing: MixingWeights | None  # generated for every step, by drawn mixers only
+    target_state: Tensor  # [T+1, B, S] as the target networks see it: `state`, but for the noise
     importance: Tensor | None = None  # [B], of the episodes' errors; None for 1
 
 
@@ -98,7 +99,7 @@ class ValueMixing(Algorithm):
     """QMIX's update over ensembles (see the module's docstring)."""
 
     Settings: ClassVar[type[AlgorithmSettings]] = ValueMixingSettings
-    capabilities: ClassVar[Capabilities] = Capabilities(needs_state=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(needs_state=True, input_noise=True)
     settings: ValueMixingSettings
 
     def __init__(self, spec: TeamSpec, settings: AlgorithmSettings, networks: NetworkSettings) -> None:
@@ -136,7 +137,7 @@ class ValueMixing(Algorithm):
 
     @classmethod
     def make_policy(cls, spec: TeamSpec, settings: AlgorithmSettings, networks: NetworkSettings) -> ValuePolicy:
-        return ValuePolicy(spec, cls.make_agents(spec, settings, networks))
+        return ValuePolicy(spec, cls.make_agents(spec, settings, networks), networks.input_noise)
 
     def policy_weights(self) -> Weights:
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.agents.state_dict().items()}
@@ -169,37 +170,35 @@ class ValueMixing(Algorithm):
         for trained, target in self.target_pairs():
             target.load_state_dict(trained.state_dict())
 
-    @torch.no_grad()
     def approach_targets(self) -> None:
         """What a soft update does: target ← target + τ (trained − target)."""
-        pairs = self.target_pairs()
-        trained: list[Tensor] = [parameter for module, _ in pairs for parameter in module.parameters()]
-        targets: list[Tensor] = [parameter for _, module in pairs for parameter in module.parameters()]
-        if targets:
-            torch._foreach_lerp_(targets, trained, self.settings.target_tau)
+        approach(self.target_pairs(), self.settings.target_tau)
 
     # -- the update -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def prepare(self, batch: TensorBatch, rng: np.random.Generator) -> Prepared:
         """The batch as the core sees it, and what the target networks say of it; random subsets are drawn from `rng`,
-        agents first."""
+        agents first, then noise (`env.noise.demar`): the target networks' own, then that of all trained networks."""
         ensemble = self.settings.ensemble
         agents_drawn = draw_members(rng, ensemble.agents, self.members_drawn[0])
         mixers_drawn = draw_members(rng, ensemble.mixers, self.members_drawn[1])
         inputs = agent_inputs(batch.obs, batch.actions, self.spec.n_actions)
         state, avail = batch.state.transpose(0, 1), batch.avail.transpose(0, 1)
-        utilities = self.target_utilities(inputs, agents_drawn)
+        noise = self.networks.input_noise
+        target_state = noisy(state, noise, rng)
+        utilities = self.target_utilities(noisy(inputs, noise, rng), agents_drawn)
         return Prepared(
-            inputs,
-            state,
+            noisy(inputs, noise, rng),
+            noisy(state, noise, rng),
             avail,
             batch.actions.transpose(0, 1),
             batch.reward.t(),
             batch.terminated.t(),
             transition_mask(batch.filled, batch.terminated),
             utilities.view(-1, *avail.shape[:3], utilities.shape[-1]),
-            self.target_weights(state, mixers_drawn),
+            self.target_weights(target_state, mixers_drawn),
+            target_state,
             batch.importance,
         )
 
@@ -347,8 +346,3 @@ class ValueMixing(Algorithm):
     def diagnostics(self, batch: TensorBatch) -> Metrics:
         """Figures for a report, from one forward pass of the batch: see `phalanx.algorithms.common.diagnostics`."""
         return value_diagnostics(self, batch)
-
-
-def frozen_copy(module: nn.Module) -> Any:
-    """A target network: the same values, never trained."""
-    return copy.deepcopy(module).requires_grad_(False)

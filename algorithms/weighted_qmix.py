@@ -9,10 +9,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from phalanx.algorithms.common.copies import frozen_copy
 from phalanx.algorithms.common.mixers import CentralAttention, CentralFeedForward, MixingWeights
 from phalanx.algorithms.common.networks.build import make_agent_networks
 from phalanx.algorithms.common.targets import take
-from phalanx.algorithms.value_mixing import Prepared, Terms, ValueMixing, ValueMixingSettings, frozen_copy
+from phalanx.algorithms.value_mixing import Prepared, Terms, ValueMixing, ValueMixingSettings
 from phalanx.configs.base import Settings
 from phalanx.configs.settings import AlgorithmSettings, NetworkSettings
 from phalanx.envs.team import TeamSpec
@@ -110,7 +111,7 @@ class WeightedQMIX(ValueMixing):
         if not self.has_central:
             return super().joint_values(prepared, actions)
         utilities = prepared.target_values.squeeze(0)
-        return self.central_value(utilities, actions, prepared.state, self.target_central_mixer).unsqueeze(0)
+        return self.central_value(utilities, actions, prepared.target_state, self.target_central_mixer).unsqueeze(0)
 
     def add_losses(self, terms: Terms) -> None:
         super().add_losses(terms)
