@@ -63,14 +63,14 @@ class Evaluator:
         if episodes < 1:
             raise ValueError(f"an evaluation has at least one episode, got {episodes}")
         seed = self._run.seed if seed is None else seed
-        if min(episodes, MOST_ENVS) != self._env.num_envs:
+        if self._count(episodes) != self._env.num_envs:
             self._env.close()
             self._env = self._make_env(episodes)
         env, count = self._env, self._env.num_envs
         tally = _Tally(env, episodes)
         seen = env.reset([EpisodeSeeds(seed, Purpose.EVALUATION, e) for e in range(count)])
         memory = self._policy.initial_state(count)
-        rng = generator(seed, Purpose.EVALUATION)  # greedy: nothing is drawn from it
+        rng = generator(seed, Purpose.EVALUATION)  # greedy: nothing but noise (env.noise.demar) is drawn from it
         first: list[int] | None = None
         while tally.missing:
             actions = self._policy.act(seen.obs, memory, seen.avail, rng, 0.0)
@@ -88,7 +88,10 @@ class Evaluator:
         self._env.close()
 
     def _make_env(self, episodes: int) -> TeamEnv:
-        return make_env(self._run.env, min(episodes, MOST_ENVS), self._load_policy)
+        return make_env(self._run.env, self._count(episodes), self._load_policy)
+
+    def _count(self, episodes: int) -> int:
+        return min(episodes, self._run.env.most_evaluation_envs or MOST_ENVS)
 
 
 class _Tally:

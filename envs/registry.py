@@ -28,6 +28,7 @@ ENVIRONMENTS: dict[str, str] = {
     "synchronisation": "phalanx.envs.choice_games:Synchronisation",
     "dispersion": "phalanx.envs.dispersion:Dispersion",
     "sleepy": "phalanx.envs.sleepy:Sleepy",
+    "smac": "phalanx.envs.smac:Smac",
     "smax": "phalanx.envs.smax:Smax",
     "pettingzoo": "phalanx.envs.pettingzoo:PettingZooTeam",
     "gymnasium": "phalanx.envs.gymnasium_team:GymnasiumTeam",
