@@ -2,8 +2,8 @@
 
 `python -m benchmarks.networks [--rounds 5] [--networks gru,mlp]` prints one JSON line per network: milliseconds of one
 QMIX update on a SMAC-like batch as it is, and where online and target networks are stepped one step at a time under
-autograd, with the same parameters: by `AgentNetworks.step`, or for networks of entities as their papers write them
-(`benchmarks.plain_networks`).
+autograd, with the same parameters: the GRU as PyMARL does and networks of entities as their papers write them
+(`benchmarks.plain_networks`), the others by `AgentNetworks.step`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.learner import ENVIRONMENT, SMAC_LIKE, medians_ms, random_batch, team_spec
-from benchmarks.plain_networks import asn_step, atm_step, updet_step
+from benchmarks.plain_networks import asn_step, atm_step, gru_step, updet_step
+from phalanx.algorithms.common.agents import RecurrentAgents
 from phalanx.algorithms.common.networks.asn import ASNAgents
 from phalanx.algorithms.common.networks.atm import ATMAgents
 from phalanx.algorithms.common.networks.base import AgentNetworks
@@ -33,7 +34,7 @@ from phalanx.envs.mpe.task import consecutive
 from phalanx.envs.team import EntityView, TeamSpec
 
 NETWORKS = ("gru", "mlp", "hyper_linear", "hyper_mlp", "asn", "updet", "atm")
-PLAIN = {ASNAgents: asn_step, UPDeTAgents: updet_step, ATMAgents: atm_step}
+PLAIN = {RecurrentAgents: gru_step, ASNAgents: asn_step, UPDeTAgents: updet_step, ATMAgents: atm_step}
 # 80 numbers: the agent itself 9, four allies 9 each, five enemies 7 each; six basic actions and five attacks.
 ENTITIES = EntityView(
     own=tuple(range(9)), allies=consecutive(9, 4, 9), enemies=consecutive(45, 5, 7), enemy_actions=(6, 7, 8, 9, 10)

@@ -1,5 +1,5 @@
-"""ASN, UPDeT and ATM as their papers write them, one step at a time: what `benchmarks.networks` compares with, and what
-tests check the values of the ones that train against.
+"""The GRU agent of PyMARL, and ASN, UPDeT and ATM as their papers write them, one step at a time: what
+`benchmarks.networks` compares with, and what tests check the values of the ones that train against.
 
 Each takes `AgentNetworks` for its parameters alone (one member, shared by all agents) and gives `step(x, state)`:
 x: [M, I] as an agent sees it, state: [M, *state_shape]; returns values [M, A] and the new state.
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from phalanx.algorithms.common.agents import RecurrentAgents
 from phalanx.algorithms.common.networks.asn import ASNAgents
 from phalanx.algorithms.common.networks.atm import ATMAgents
 from phalanx.algorithms.common.networks.entities import EntityLayout, EntityReader
@@ -35,6 +36,14 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tens
 def tokens_of(agents: nn.Module, reader: EntityReader, layout: EntityLayout, x: Tensor) -> list[Tensor]:
     """[M, entities of the kind, H] of each kind."""
     return [linear(agents, f"embed_{kind}", reader.entities(x, kind)) for kind in layout.kinds]
+
+
+def gru_step(agents: RecurrentAgents, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """With torch's cell, as `torch.nn.GRUCell` calls it."""
+    weights = (agents.get_submodule(name).weight[0] for name in ("input_gates", "recurrent_gates"))  # type: ignore[index]
+    biases = (agents.get_submodule(name).bias[0] for name in ("input_gates", "recurrent_gates"))  # type: ignore[index]
+    after = torch.gru_cell(torch.relu(linear(agents, "fc1", x)), state, *weights, *biases)
+    return linear(agents, "fc2", after), after
 
 
 def asn_step(agents: ASNAgents, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

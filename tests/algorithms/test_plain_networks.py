@@ -1,4 +1,5 @@
-"""ASN, UPDeT and ATM against their papers' form, one step at a time, in values and gradients."""
+"""The GRU agent against PyMARL's cells, ASN, UPDeT and ATM against their papers' form, step by step, in values and
+gradients."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from phalanx.algorithms.common.networks.attention import attend, attend_folded, 
 from tests.algorithms.test_networks import close, make, some_inputs
 
 
-@pytest.mark.parametrize("network", ["asn", "updet", "atm"])
+@pytest.mark.parametrize("network", ["gru", "asn", "updet", "atm"])
 @pytest.mark.parametrize("sharing", ["full", "full_id"])
 def test_as_the_papers_write_them(network: str, sharing: str) -> None:
     networks, inputs = make(network, sharing), some_inputs(episodes=3, steps=6)
