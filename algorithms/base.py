@@ -30,6 +30,7 @@ class Capabilities:
     continuous: bool = False
     on_policy: bool = False
     needs_state: bool = False
+    input_noise: bool = False  # env.noise.demar
 
 
 @dataclass

@@ -24,7 +24,7 @@ class IQL(ValueMixing):
     """Each agent's value is regressed to its own target; the loss is the mean over agents (as in PyMARL)."""
 
     Settings: ClassVar[type[AlgorithmSettings]] = UnmixedSettings
-    capabilities: ClassVar[Capabilities] = Capabilities()
+    capabilities: ClassVar[Capabilities] = Capabilities(input_noise=True)
 
     def make_mixer(self, members: int) -> Mixer:
         return Unmixed()

@@ -59,6 +59,7 @@ def make_algorithm(run: RunSettings, spec: TeamSpec) -> Algorithm:
 
     kind = algorithm_class(run.algorithm.name)
     require_compatible(kind, run.algorithm.name, spec)
+    _require_noise(kind, run)
     seed = int(generator(run.seed, Purpose.INITIALISATION).integers(2**63))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -68,3 +69,13 @@ def make_algorithm(run: RunSettings, spec: TeamSpec) -> Algorithm:
 def make_policy(run: RunSettings, spec: TeamSpec) -> Policy:
     """The acting side alone, with arbitrary weights."""
     return algorithm_class(run.algorithm.name).make_policy(spec, run.algorithm, run.networks)
+
+
+def _require_noise(kind: type[Algorithm], run: RunSettings) -> None:
+    demar = run.env.noise.demar
+    if demar > 0 and not kind.capabilities.input_noise:
+        able = ", ".join(name for name in ALGORITHMS if algorithm_class(name).capabilities.input_noise)
+        raise UserError(
+            f"env.noise.demar={demar:g} is noise inside the networks, which algorithm.name={run.algorithm.name} does"
+            f" not have: set env.noise.obs_uniform and env.noise.state_uniform instead, or choose one of {able}"
+        )

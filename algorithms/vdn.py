@@ -42,7 +42,7 @@ class VDN(ValueMixing):
     """The value-mixing core with a sum for a mixer, which needs no state."""
 
     Settings: ClassVar[type[AlgorithmSettings]] = UnmixedSettings
-    capabilities: ClassVar[Capabilities] = Capabilities()
+    capabilities: ClassVar[Capabilities] = Capabilities(input_noise=True)
 
     def make_mixer(self, members: int) -> Mixer:
         return Sum()

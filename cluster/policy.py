@@ -30,17 +30,22 @@ class TrainedTeam:
         self.weights = weights
         self._policy = make_policy(run, spec)
         self._policy.load_weights(weights)
-        self._rng = np.random.default_rng(0)  # greedy: nothing is drawn from it
+        self._rng = np.random.default_rng(0)  # greedy: nothing but noise (env.noise.demar) is drawn from it
         self._num_envs = 0
         self._memory: Any = None
 
     def reset(self, num_envs: int = 1) -> None:
         """All environments begin an episode."""
+        self._rng = np.random.default_rng(0)
         self._num_envs = num_envs
         self._memory = self._policy.initial_state(num_envs)
 
     def reset_rows(self, rows: npt.NDArray[Any]) -> None:
         """The environments `rows` (integers or booleans over E) begin an episode."""
+        rows = np.asarray(rows)
+        if (rows.sum() if rows.dtype == np.bool_ else len(rows)) == self._num_envs:
+            # As opponents, too, the team must not depend on how many episodes it has played in this process.
+            self._rng = np.random.default_rng(0)
         self._policy.reset_rows(self._memory, rows)
 
     def act(self, obs: Floats, avail: Bools | None = None) -> npt.NDArray[Any]:

@@ -17,19 +17,28 @@ Device = Literal["auto", "cpu", "cuda"]
 
 class NoiseSettings(Settings):
     """Noise on what an environment shows, drawn anew in every step from the episode's seed, in evaluations, too. Masks,
-    padding and what the dead see (zeros) stay as they are."""
+    padding and what the dead see (zeros) stay as they are. `demar` alone is added inside the networks instead."""
 
-    obs_uniform: float = Field(
+    demar: float = Field(
         default=0.0,
         ge=0,
-        description="every observed number is raised by a uniform one between 0 and this (one-sided, as in DEMAR's"
-        " noisy SMAC, whose 0.02 is added inside the networks)",
+        description="DEMAR's noisy SMAC, where it is 0.02: whatever agent networks see (observation, last action, id)"
+        " and the state that mixers see is raised by uniform numbers between 0 and this, drawn anew for every pass"
+        " through a network, in playing, learning and evaluating; episodes are stored without",
+    )
+    obs_uniform: float = Field(
+        default=0.0, ge=0, description="every observed number is raised by a uniform one between 0 and this (one-sided)"
     )
     obs_gaussian: float = Field(
         default=0.0, ge=0, description="standard deviation of normal noise on every observed number"
     )
     state_uniform: float = Field(default=0.0, ge=0, description="obs_uniform for the global state")
     state_gaussian: float = Field(default=0.0, ge=0, description="obs_gaussian for the global state")
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether environments show other numbers than they would without."""
+        return any((self.obs_uniform, self.obs_gaussian, self.state_uniform, self.state_gaussian))
 
 
 class EnvSettings(Settings):
@@ -282,6 +291,7 @@ class NetworkSettings(Settings):
 
     agent: AgentSettings = AgentSettings()
     mixer: MixerSettings = MixerSettings()
+    input_noise: float = 0.0  # env.noise.demar
 
 
 class RunSettings(Settings):
@@ -309,7 +319,7 @@ class RunSettings(Settings):
 
     @property
     def networks(self) -> NetworkSettings:
-        return NetworkSettings(agent=self.agent, mixer=self.mixer)
+        return NetworkSettings(agent=self.agent, mixer=self.mixer, input_noise=self.env.noise.demar)
 
     @model_validator(mode="after")
     def _replay_holds_a_batch(self) -> RunSettings:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import cast
 
 from phalanx.configs.errors import UserError
-from phalanx.configs.settings import EnvSettings, NoiseSettings
+from phalanx.configs.settings import EnvSettings
 from phalanx.envs.importing import import_object
 from phalanx.envs.noise import Noise
 from phalanx.envs.team import TeamEnv, TeamPolicy
@@ -70,7 +70,7 @@ def make_env(settings: EnvSettings, num_envs: int, load_policy: LoadPolicy | Non
     build = cast("Callable[..., TeamEnv]", env_class(settings.name))
     takes_policies = settings.name in ENVIRONMENTS or "load_policy" in inspect.signature(build).parameters
     env = build(settings, num_envs, load_policy) if takes_policies else build(settings, num_envs)
-    if settings.noise != NoiseSettings():
+    if settings.noise.is_shown:
         env = Noise(env, settings.noise)
     return TimeoutIsTerminal(env) if settings.timeout_is_terminal else env
 

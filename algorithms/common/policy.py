@@ -1,10 +1,11 @@
-"""The acting side of value methods: ε-greedy on the ensemble's mean."""
+"""What policies on recurrent networks have in common, and the acting side of value methods: ε-greedy on the ensemble's
+mean."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +13,14 @@ import torch
 from torch import Tensor
 
 from phalanx.algorithms.base import Policy
+from phalanx.algorithms.common.actors import ActingNetworks
 from phalanx.algorithms.common.networks.base import AgentNetworks, Layers
+from phalanx.algorithms.common.networks.view import action_size
+from phalanx.algorithms.common.noise import noisy
 from phalanx.algorithms.common.targets import mask_unavailable
 from phalanx.envs.team import Bools, Floats, TeamSpec
+
+Networks = TypeVar("Networks", AgentNetworks, ActingNetworks)
 
 
 @dataclass
@@ -25,24 +31,29 @@ class RecurrentState:
     inputs: Tensor
 
 
-class ValuePolicy(Policy):
-    """Greedy in Q̄ = mean over the K agent networks, random with probability ε per agent."""
+class NetworkPolicy(Policy, Generic[Networks]):
+    """Asks networks once for each step of a stream, and keeps what they remember. They are not trained here.
 
-    def __init__(self, spec: TeamSpec, agents: AgentNetworks) -> None:
+    `input_noise` is `env.noise.demar`: what the networks see is noisy, drawn before anything else of the step.
+    """
+
+    def __init__(self, spec: TeamSpec, agents: Networks, input_noise: float = 0.0) -> None:
         self.spec = spec
-        self.agents = agents.requires_grad_(False)
+        self.agents: Networks = agents
+        self.agents.requires_grad_(False)
+        self._input_noise = input_noise
         self._layers: Layers | None = None  # generated or gathered once for all steps with the same weights
         self._first = agents.initial_state(1)  # [K, 1, …]
-        self._zeros_at_start = slice(spec.obs_dim, spec.obs_dim + spec.n_actions)
+        self._last_actions = slice(spec.obs_dim, spec.obs_dim + action_size(spec))
 
     def load_weights(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
         self.agents.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
         self._layers = None
 
     def initial_state(self, num_envs: int) -> RecurrentState:
-        n, a = self.spec.n_agents, self.spec.n_actions
-        inputs = torch.zeros(num_envs, n, self.spec.obs_dim + a + n)
-        inputs[..., self.spec.obs_dim + a :] = torch.eye(n)
+        n, ids = self.spec.n_agents, self._last_actions.stop
+        inputs = torch.zeros(num_envs, n, ids + n)
+        inputs[..., ids:] = torch.eye(n)
         return RecurrentState(self.agents.initial_state(num_envs * n), inputs)
 
     @torch.inference_mode()
@@ -51,22 +62,39 @@ class ValuePolicy(Policy):
         rows_of = (self.agents.members, -1, self.spec.n_agents, *self.agents.state_shape)
         if state.hidden.numel():
             state.hidden.view(rows_of)[:, index] = self._first.unsqueeze(1)
-        state.inputs[index, :, self._zeros_at_start] = 0
+        state.inputs[index, :, self._last_actions] = 0
+
+    def outputs(self, obs: Floats, state: RecurrentState, rng: np.random.Generator) -> Tensor:
+        """What the networks give for obs [E, N, O], [K, E, N, X]; `state` moves on."""
+        envs, n = obs.shape[:2]
+        state.inputs[..., : self.spec.obs_dim] = torch.from_numpy(obs)
+        if self._layers is None:
+            self._layers = self.agents.chosen()
+        inputs = noisy(state.inputs.view(envs * n, -1), self._input_noise, rng)
+        outputs, state.hidden = self.agents.step(inputs, state.hidden, self._layers)
+        return outputs.view(len(outputs), envs, n, -1)
+
+    def remember(self, state: RecurrentState, actions: npt.NDArray[Any]) -> None:
+        """The actions [E, N] or [E, N, D], which agents see next."""
+        last_actions = state.inputs[..., self._last_actions]
+        if self.spec.discrete:
+            last_actions.zero_().scatter_(-1, torch.from_numpy(actions).unsqueeze(-1), 1.0)
+        else:
+            last_actions.copy_(torch.from_numpy(actions))
+
+
+class ValuePolicy(NetworkPolicy[AgentNetworks]):
+    """Greedy in Q̄ = mean over the K agent networks, random with probability ε per agent."""
 
     @torch.inference_mode()
     def act(
         self, obs: Floats, state: RecurrentState, avail: Bools, rng: np.random.Generator, epsilon: float
     ) -> npt.NDArray[np.int64]:
-        envs, n = obs.shape[:2]
-        state.inputs[..., : self.spec.obs_dim] = torch.from_numpy(obs)
-        if self._layers is None:
-            self._layers = self.agents.chosen()
-        values, state.hidden = self.agents.step(state.inputs.view(envs * n, -1), state.hidden, self._layers)
+        values = self.outputs(obs, state, rng)
         mean = values[0] if self.agents.members == 1 else values.mean(0)
-        greedy = mask_unavailable(mean.view(envs, n, -1), torch.from_numpy(avail)).argmax(-1)
+        greedy = mask_unavailable(mean, torch.from_numpy(avail)).argmax(-1)
         actions = explore(greedy.numpy(), avail, rng, epsilon)
-        last_actions = state.inputs[..., self._zeros_at_start].zero_()
-        last_actions.scatter_(-1, torch.from_numpy(actions).unsqueeze(-1), 1.0)
+        self.remember(state, actions)
         return actions
 
 
