@@ -9,7 +9,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from phalanx.envs.mpe.physics import Bodies, Doubles
-from phalanx.envs.mpe.task import LoadPolicy, OpposedSettings, ParticleTask, Scene
+from phalanx.envs.mpe.task import LoadPolicy, OpposedSettings, ParticleTask, Scene, consecutive
+from phalanx.envs.team import EntityView
 
 AGENT_SIZE, LANDMARK_SIZE = 0.15, 0.08
 PRIZE = 5.0
@@ -58,6 +59,17 @@ class SimpleAdversary(ParticleTask):
             if body != agent:
                 rows += world.rel_rows(agent, body)
         return rows
+
+    def _entities(self) -> EntityView:
+        """Of a good agent: the landmarks are objects, the adversary is an enemy. Which landmark is the goal, the agent
+        knows of itself: where it is. No action is aimed."""
+        n = self.world.n_agents - 1  # good agents, and landmarks
+        return EntityView(
+            own=(0, 1),
+            allies=consecutive(4 + 2 * n, n - 1),
+            enemies=consecutive(2 + 2 * n, 1),
+            objects=consecutive(2, n),
+        )
 
     def _draw(self, rng: np.random.Generator, env: int) -> Doubles:
         self._goal[env] = rng.integers(self.world.n_bodies - self.world.n_agents)

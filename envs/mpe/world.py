@@ -7,8 +7,8 @@ from pydantic import Field
 
 from phalanx.envs.mpe.hunt import OBSTACLE_SIZE, Hunt
 from phalanx.envs.mpe.physics import Doubles
-from phalanx.envs.mpe.task import LoadPolicy, OpposedSettings
-from phalanx.envs.team import Bools
+from phalanx.envs.mpe.task import LoadPolicy, OpposedSettings, consecutive
+from phalanx.envs.team import Bools, EntityView
 
 FOOD_SIZE, FOREST_SIZE = 0.03, 0.3
 
@@ -74,6 +74,25 @@ class SimpleWorld(Hunt):
         velocities = world.extra_rows(*(row for g in range(self.n_prey) if p + g != agent for row in vel[g]))
         forest = world.extra_rows(*inside)
         return rows + (velocities + forest if agent < p else forest + velocities)
+
+    def _entities(self) -> EntityView:
+        """Of a predator: the prey, with their velocities, are enemies; obstacles, food and forests are objects, which
+        constants tell apart (one for each kind, in this order). In which forests it is, the predator knows of itself.
+        No action is aimed."""
+        counts = (self._n_obstacles, self._n_food, self._n_forests)
+        objects, allies, prey = sum(counts), self.n_predators - 1, self.n_prey
+        others = 4 + 2 * objects
+        positions = consecutive(others + 2 * allies, prey)
+        velocities = consecutive(others + 2 * (allies + prey), prey)
+        inside = others + 2 * allies + 4 * prey
+        kinds = [k for k, count in enumerate(counts) for _ in range(count)]
+        return EntityView(
+            own=(0, 1, 2, 3, *range(inside, inside + self._n_forests)),
+            allies=consecutive(others, allies),
+            enemies=tuple(here + moving for here, moving in zip(positions, velocities, strict=True)),
+            objects=consecutive(4, objects),
+            object_marks=tuple(tuple(float(kind == each) for each in range(len(counts))) for kind in kinds),
+        )
 
     def _draw(self, rng: np.random.Generator, env: int) -> Doubles:
         agents = rng.uniform(-1.0, 1.0, (self.world.n_agents, 2))

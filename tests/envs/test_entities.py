@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from phalanx.cluster.run_folder import CATALOGUE
 from phalanx.configs.load import run_from_dict
@@ -52,6 +53,71 @@ def test_simple_tag(predators: int, prey: int, obstacles: int) -> None:
             np.testing.assert_allclose(seen[:, columns], pos[:, j] - pos[:, i], atol=1e-6)
 
 
+@pytest.mark.parametrize("good_agents", [1, 2, 4])
+def test_simple_adversary(good_agents: int) -> None:
+    env, obs, view = started("simple_adversary", good_agents=good_agents)
+    assert isinstance(env, ParticleTask)
+    assert_partition(env.spec)
+    assert (len(view.allies), len(view.enemies), len(view.objects)) == (good_agents - 1, 1, good_agents)
+    pos = env.world.pos.transpose(2, 1, 0)
+    for i in range(good_agents):
+        seen, me = obs.obs[:, i], pos[:, 1 + i]
+        landmarks = [seen[:, columns] for columns in view.objects]
+        for j, found in enumerate(landmarks, 1 + good_agents):
+            np.testing.assert_allclose(found, pos[:, j] - me, atol=1e-6)
+        goal = seen[:, view.own]
+        assert np.min([np.abs(goal - found).sum(axis=1) for found in landmarks], axis=0).max() == 0
+        np.testing.assert_allclose(seen[:, view.enemies[0]], pos[:, 0] - me, atol=1e-6)
+        others = [j for j in range(1, good_agents + 1) if j != 1 + i]
+        for j, columns in zip(others, view.allies, strict=True):
+            np.testing.assert_allclose(seen[:, columns], pos[:, j] - me, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("predators", "prey", "obstacles", "food", "forests"), [(4, 2, 1, 2, 2), (2, 1, 0, 0, 1), (1, 3, 2, 1, 0)]
+)
+def test_simple_world(predators: int, prey: int, obstacles: int, food: int, forests: int) -> None:
+    env, obs, view = started(
+        "simple_world", predators=predators, prey=prey, obstacles=obstacles, food=food, forests=forests
+    )
+    assert isinstance(env, ParticleTask)
+    assert_partition(env.spec)
+    objects = obstacles + food + forests
+    assert (len(view.allies), len(view.enemies), len(view.objects)) == (predators - 1, prey, objects)
+    assert [mark.index(1.0) for mark in view.object_marks] == [0] * obstacles + [1] * food + [2] * forests
+    pos, vel = env.world.pos.transpose(2, 1, 0), env.world.vel.transpose(2, 1, 0)  # [E, M, 2]
+    first = predators + prey + obstacles + food
+    for i in range(predators):
+        seen = obs.obs[:, i]
+        inside = np.linalg.norm(pos[:, first:] - pos[:, i : i + 1], axis=2) < 0.3 + 0.075
+        np.testing.assert_allclose(
+            seen[:, view.own], np.concatenate([vel[:, i], pos[:, i], np.where(inside, 1, -1)], 1), atol=1e-6
+        )
+        for j, columns in enumerate(view.objects, predators + prey):
+            np.testing.assert_allclose(seen[:, columns], pos[:, j] - pos[:, i], atol=1e-6)
+        others = [j for j in range(predators) if j != i]
+        for entities, bodies in ((view.allies, others), (view.enemies, range(predators, predators + prey))):
+            for j, columns in zip(bodies, entities, strict=True):
+                expected = np.concatenate([pos[:, j] - pos[:, i], vel[:, j]], 1)[:, : len(columns)]
+                found = seen[:, columns]
+                hidden = (found == 0).all(axis=1)  # in a forest
+                np.testing.assert_allclose(found[~hidden], expected[~hidden], atol=1e-6)
+                assert i != 0 or not hidden.any()  # the leader sees everybody
+
+
+@pytest.mark.parametrize("name", ["simple_tag", "simple_world", "simple_adversary"])
+@pytest.mark.parametrize("network", ["asn", "updet", "atm"])
+def test_networks_of_entities_can_be_used_there(name: str, network: str) -> None:
+    from phalanx.algorithms.registry import make_algorithm
+
+    document = {"env": {"name": name}, "algorithm": {"name": "qmix"}, "agent": {"network": network, "hidden": 8}}
+    run = run_from_dict(document, catalogue=CATALOGUE)
+    spec = make_env(run.env, 1).spec
+    agents: Any = make_algorithm(run, spec).agents
+    values = agents(torch.rand(3, 2 * spec.n_agents, spec.obs_dim + spec.n_actions + spec.n_agents))
+    assert values.shape == (1, 3, 2 * spec.n_agents, spec.n_actions)
+
+
 @pytest.mark.parametrize("agents", [1, 3, 4])
 def test_simple_spread(agents: int) -> None:
     env, obs, view = started("simple_spread", agents=agents)
@@ -84,7 +150,7 @@ def test_stag_hunt(view: int) -> None:
 
 
 def test_others_have_none() -> None:
-    for name in ("matrix", "simple_adversary", "simple_world"):
+    for name in ("matrix", "two_step", "stag_hunt_het"):
         run = run_from_dict({"env": {"name": name}, "algorithm": {"name": "iql"}}, catalogue=CATALOGUE)
         assert make_env(run.env, 1).spec.entities is None
 

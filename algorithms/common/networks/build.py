@@ -36,7 +36,7 @@ def make_agent_networks(
             raise UserError(
                 f"agent.network={settings.network} looks at the entities of an observation, but"
                 f" env.name={spec.env_name} does not say which there are: choose agent.network=gru, mlp, hyper_linear"
-                " or hyper_mlp, or an environment that does (simple_tag, simple_spread, stag_hunt, dispersion, smax, or"
+                " or hyper_mlp, or an environment that does (simple_*, stag_hunt, dispersion, smax, or"
                 " your own with TeamSpec.entities)"
             )
         layout = EntityLayout.of(spec.entities, view, outputs, aim=aimed)
