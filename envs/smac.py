@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from phalanx.configs.errors import RunFailed, UserError
 from phalanx.configs.settings import EnvSettings
+from phalanx.envs.drawing_battle import draw_battle
 from phalanx.envs.smac_game import Game, View, alive, make_game
 from phalanx.envs.smac_install import load_smac, require_game
 from phalanx.envs.smac_maps import named_map, team_spec
@@ -136,6 +137,7 @@ class Smac(TeamEnv):
             fell[e] = played.dead - self._dead[e]
             last[e], self._dead[e] = played.view, played.dead
         rows = np.flatnonzero(terminated | truncated).tolist()
+        self._draw_last(np.setdiff1d(rows, list(lost)))
         self._views = list(last)
         for e, view in self._begin(rows, lost).items():
             self._views[e] = view
@@ -147,6 +149,11 @@ class Smac(TeamEnv):
             final=_shown([last[e] for e in rows]) if rows else None,
             info={"win": win, "dead_allies": fell[:, 0], "dead_enemies": fell[:, 1], "crashed": crashed},
         )
+
+    def render(self, index: int) -> npt.NDArray[np.uint8] | None:
+        """The battle from above."""
+        game = self._games[index]
+        return None if game is None else draw_battle(game.units())
 
     def close(self) -> None:
         save = self._settings.replays is not None

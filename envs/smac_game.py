@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from phalanx.configs.errors import UserError
+from phalanx.envs.drawing_battle import Units
 from phalanx.envs.smac_maps import SmacMap
+from phalanx.envs.smac_units import units_of
 from phalanx.envs.team import Bools, Floats
 
 LOG = logging.getLogger(__name__)
@@ -77,6 +79,10 @@ class Game:
         future = self._submit(lambda: self._close(save_replay))
         self._calls.put(None)
         return future
+
+    def units(self) -> Units:
+        """Where everybody is now, for a picture; while no call is under way."""
+        return units_of(self._env, self._where)
 
     @property
     def can_begin_again(self) -> bool:

@@ -34,6 +34,7 @@ def load_smac() -> Callable[..., Any]:
     """The class StarCraft2Env. A UserError tells apart: no smac, another smac, one of its own needs missing, a protobuf
     that does not fit."""
     try:
+        importlib.import_module("smac")
         module = importlib.import_module("smac.env")
     except ModuleNotFoundError as error:
         if error.name == "smac":

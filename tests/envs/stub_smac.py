@@ -9,14 +9,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+
+from phalanx.envs.seeding import EpisodeSeeds, Purpose
+from phalanx.envs.smac import Smac, SmacSettings
+from phalanx.envs.team import Obs, TeamEnv
 
 # agents, enemies, limit, races, type bits, the game's numbers of the allies' types
 PARAMETERS: dict[str, tuple[int, int, int, str, int, tuple[int, ...]]] = {
@@ -49,9 +54,10 @@ script = Script()
 
 class Unit:
     def __init__(self, kind: int, x: float, y: float) -> None:
-        self.unit_type, self.x, self.y = kind, x, y
+        self.unit_type, self.pos = kind, SimpleNamespace(x=x, y=y)
         self.health = self.health_max = HEALTH
-        self.shield_max = 0.0
+        self.shield = self.shield_max = 0.0
+        self.radius = 0.375
 
 
 class StarCraft2Env:
@@ -75,6 +81,7 @@ class StarCraft2Env:
         self.reward_sparse, self.reward_scale = reward_sparse, reward_scale
         self.replay_dir, self.replay_prefix = replay_dir, replay_prefix
         self.n_actions = 6 + self.n_enemies
+        self.map_x = self.map_y = 32
         self.reward_death_value, self.reward_win = 10, 200
         self.max_reward: float = self.n_enemies * self.reward_death_value + self.reward_win
         self.agents: dict[int, Unit] = {}
@@ -180,8 +187,8 @@ class StarCraft2Env:
         for i, action in enumerate(actions):
             unit = self.agents[i]
             if action in (2, 3, 4, 5):
-                unit.x += (0, 0, 1, -1)[action - 2]
-                unit.y += (1, -1, 0, 0)[action - 2]
+                unit.pos.x += (0, 0, 1, -1)[action - 2]
+                unit.pos.y += (1, -1, 0, 0)[action - 2]
             elif action >= 6 and unit.unit_type != MEDIVAC:
                 target = self.enemies[action - 6]
                 damage = min(DAMAGE, target.health)
@@ -218,8 +225,9 @@ class StarCraft2Env:
         width = 5 + len(self._shield(race)) + self.bits
         if other.health <= 0 or distance >= SIGHT:
             return [0.0] * width
-        place = [flag, distance / SIGHT, (other.x - me.x) / SIGHT, (other.y - me.y) / SIGHT, other.health / HEALTH]
-        return [*place, *self._shield(race), *self._type(other)]
+        dx, dy = other.pos.x - me.pos.x, other.pos.y - me.pos.y
+        place = [flag, distance / SIGHT, dx / SIGHT, dy / SIGHT]
+        return [*place, other.health / HEALTH, *self._shield(race), *self._type(other)]
 
     def _shield(self, race: str) -> list[float]:
         return [0.0] if race == "P" else []
@@ -231,7 +239,7 @@ class StarCraft2Env:
         parts: list[Any] = []
         for side, race, cooldown in ((self.agents, self.races[0], [0.0]), (self.enemies, self.races[1], [])):
             for unit in side.values():
-                row = [unit.health / HEALTH, *cooldown, unit.x / 32, unit.y / 32, *self._shield(race)]
+                row = [unit.health / HEALTH, *cooldown, unit.pos.x / 32, unit.pos.y / 32, *self._shield(race)]
                 parts.append(np.array([*row, *self._type(unit)]) * (unit.health > 0))
         return np.concatenate([*parts, self.last_action.flatten()]).astype(np.float32)
 
@@ -239,7 +247,7 @@ class StarCraft2Env:
         me = self.agents[agent_id]
         if me.health <= 0:
             return [1] + [0] * (self.n_actions - 1)
-        moves = [int(abs(me.y + d) < 16) for d in (1, -1)] + [int(abs(me.x + d) < 16) for d in (1, -1)]
+        moves = [int(abs(me.pos.y + d) < 16) for d in (1, -1)] + [int(abs(me.pos.x + d) < 16) for d in (1, -1)]
         heals = me.unit_type == MEDIVAC
         targets = [u for u in self.agents.values() if u.unit_type != MEDIVAC] if heals else list(self.enemies.values())
         shots = [int(unit.health > 0 and _distance(me, unit) <= RANGE) for unit in targets]
@@ -273,7 +281,7 @@ class StarCraft2Env:
 
 
 def _distance(a: Unit, b: Unit) -> float:
-    return float(np.hypot(a.x - b.x, a.y - b.y))
+    return float(np.hypot(a.pos.x - b.pos.x, a.pos.y - b.pos.y))
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Script:
@@ -291,3 +299,33 @@ def installed(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Script:
     monkeypatch.setenv("SC2PATH", os.fspath(folder))
     monkeypatch.setattr(sys.modules[__name__], "script", Script())
     return script
+
+
+# ---- what the tests do with it
+
+
+def team(num_envs: int = 2, **settings: Any) -> Smac:
+    return Smac(SmacSettings(**settings), num_envs)
+
+
+def start(env: TeamEnv, seed: int = 0) -> Obs:
+    return env.reset([EpisodeSeeds(seed, Purpose.EPISODE, e) for e in range(env.num_envs)])
+
+
+def at_random(rng: np.random.Generator, obs: Obs) -> npt.NDArray[np.int64]:
+    choice: npt.NDArray[np.int64] = np.where(obs.avail, rng.random(obs.avail.shape), -1).argmax(axis=2)
+    return choice
+
+
+def stop(obs: Obs) -> npt.NDArray[np.int64]:
+    """Everybody stands still; the dead do nothing."""
+    still: npt.NDArray[np.int64] = obs.avail[..., 1].astype(np.int64)
+    return still
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Whether it holds within the time: some things are done by threads, or by the system, a moment later."""
+    deadline = time.monotonic() + seconds
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds()

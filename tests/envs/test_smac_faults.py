@@ -1,0 +1,225 @@
+"""SMAC's games that break, hang or do not start, and many games at once; against the stand-in `stub_smac`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from phalanx.cluster.recorder import Harvest, Recorder
+from phalanx.configs.errors import RunFailed
+from phalanx.envs import smac, smac_processes
+from phalanx.envs.smac import Smac
+from tests.envs import stub_smac
+from tests.envs.stub_smac import Broken, Script, StarCraft2Env, at_random, eventually, start, stop, team
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Script:
+    return stub_smac.installed(monkeypatch, tmp_path / "StarCraftII")
+
+
+def record(env: Smac, steps: int, seed: int = 0) -> tuple[Harvest, int]:
+    """Episodes as a rollout collects them, and how many ended."""
+    harvest, recorder = Harvest(env.spec, steps), Recorder(env.spec, env.num_envs, 0)
+    rng = np.random.default_rng(seed)
+    obs, ended = start(env, seed), 0
+    for _ in range(steps):
+        actions = at_random(rng, obs)
+        step = env.step(actions)
+        recorder.record(obs, actions, step)
+        rows = np.flatnonzero(step.ended)
+        if len(rows):
+            recorder.collect(rows, rows, step, harvest)
+            ended += len(rows)
+        obs = step.next
+    return harvest, ended
+
+
+def test_a_broken_game_costs_its_episode_and_is_replaced(script: Script, caplog: pytest.LogCaptureFixture) -> None:
+    def crash(env: StarCraft2Env, what: str) -> None:
+        if what == "step" and env.steps == 5 and len(script.made) == 2 and env is script.made[1]:
+            raise Broken
+
+    script.before = crash
+    env = team(2, max_steps=30)
+    obs = start(env)
+    for t in range(6):
+        before, step = obs, env.step(stop(obs))
+        assert step.info["crashed"].tolist() == [False, t == 5]
+        obs = step.next
+    assert step.truncated[1] and not step.terminated.any() and step.reward[1] == 0
+    assert step.final is not None
+    np.testing.assert_array_equal(step.final.obs[-1], before.obs[1])  # what was seen last
+    assert obs.alive[1].all()  # another battle
+    assert "lost the game of environment 1" in caplog.text
+    first, broken, new = script.made
+    assert (first.launches, broken.launches, new.launches) == (1, 1, 1)  # SMAC's own restart did not happen
+    assert eventually(lambda: broken.closed) and new.arguments["seed"] != broken.arguments["seed"]
+    env.close()
+
+
+def test_rewards_keep_their_scale(script: Script) -> None:
+    perfect = 3 * 10 + 200 + 3 * stub_smac.HEALTH
+
+    def crash(env: StarCraft2Env, what: str) -> None:
+        if what == "step" and env.steps == 2 and len(script.made) == 1:
+            raise Broken
+
+    script.before, script.slow_units = crash, 4
+    env = team(1)
+    obs = start(env)
+    assert script.made[0].max_reward == perfect  # the library by itself has counted the enemies five times
+    for _ in range(3):
+        obs = env.step(stop(obs)).next
+    assert script.made[1].max_reward == perfect
+    env.close()
+
+
+def test_smacs_own_restart_would_double_what_rewards_are_divided_by(script: Script) -> None:
+    """Why broken games are not used any further."""
+    game = StarCraft2Env("3m")
+    game.reset()
+    before = game.max_reward
+
+    def crash(env: StarCraft2Env, what: str) -> None:
+        if what == "step":
+            raise Broken
+
+    script.before = crash
+    assert game.step([1, 1, 1]) == (0, True, {})
+    script.before = lambda env, what: None
+    game.reset()
+    assert game.max_reward == before + 3 * stub_smac.HEALTH
+
+
+def test_a_game_that_breaks_between_two_episodes_costs_none(script: Script) -> None:
+    def crash(env: StarCraft2Env, what: str) -> None:
+        if what == "observe" and env.steps == 4:
+            raise Broken
+
+    script.before = crash
+    env = team(1, max_steps=4)
+    harvest, ended = record(env, 12)
+    assert (harvest.count, harvest.crashed, ended) == (3, 0, 3)
+    assert len(script.made) == 4
+    env.close()
+
+
+def test_a_game_that_hangs_is_killed_and_replaced(script: Script) -> None:
+    def hang(env: StarCraft2Env, what: str) -> None:
+        if what == "step" and env is script.made[0] and env.steps == 3:
+            assert env._process is not None
+            env._process.wait()  # until somebody kills it
+            raise Broken
+
+    script.before, script.processes = hang, True
+    env = team(2, max_steps=30, step_limit_s=1.5)
+    obs = start(env)
+    for t in range(5):
+        began = time.monotonic()
+        step = env.step(stop(obs))
+        assert step.info["crashed"].tolist() == [t == 3, False]
+        assert time.monotonic() - began < 20
+        obs = step.next
+    env.close()
+    assert eventually(lambda: all(game._process and game._process.poll() is not None for game in script.made))
+    assert eventually(lambda: not any(thread.name.startswith("smac-") for thread in threading.enumerate()))
+
+
+def test_a_game_that_does_not_start_is_tried_again(script: Script) -> None:
+    def fail(env: StarCraft2Env, what: str) -> None:
+        if what == "launch" and len(script.made) < 4:
+            raise RuntimeError("no free port")
+
+    script.before = fail
+    env = team(2)
+    start(env)
+    assert len(script.made) >= 4
+    env.close()
+
+
+def test_a_game_that_never_starts_ends_the_run_with_the_reason(script: Script) -> None:
+    def fail(env: StarCraft2Env, what: str) -> None:
+        if what == "launch":
+            raise RuntimeError("no free port")
+
+    script.before = fail
+    env = team(1)
+    with pytest.raises(RunFailed, match=r"did not start in 3 attempts for .*=3m .* RuntimeError: no free port"):
+        start(env)
+    assert len(script.made) == smac.START_ATTEMPTS
+    env.close()
+
+
+# ---- many games at once
+
+
+def test_games_start_one_after_the_other_and_get_ready_side_by_side(script: Script) -> None:
+    launched: list[float] = []
+
+    def slow(env: StarCraft2Env, what: str) -> None:
+        if what == "launch":
+            launched.append(time.monotonic())
+        if what == "observe":
+            time.sleep(0.8)
+
+    script.before, script.processes = slow, True
+    env = team(3, stagger_s=0.1)
+    began = time.monotonic()
+    start(env)
+    assert time.monotonic() - began < 2.0  # 0.2 + 0.8, not 3 × 0.8
+    assert (np.diff(launched) > 0.08).all()
+    env.close()
+
+
+def test_a_step_takes_as_long_as_one_game_not_as_all_of_them(script: Script) -> None:
+    def work(env: StarCraft2Env, what: str) -> None:
+        if what == "step":
+            time.sleep(0.02)
+
+    script.before = work
+    env = team(4, max_steps=100)
+    obs = start(env)
+    times = []
+    for _ in range(15):
+        began = time.monotonic()
+        obs = env.step(stop(obs)).next
+        times.append(time.monotonic() - began)
+    assert 0.02 <= np.median(times) < 2 * 0.02
+    env.close()
+
+
+# ---- fuzz
+
+
+@pytest.mark.parametrize("scenario", ["3m", "MMM"])
+def test_random_walk_with_games_that_are_killed(script: Script, scenario: str) -> None:
+    """Killed games are counted and replaced; what is collected are whole episodes only."""
+    rng = np.random.default_rng(3)
+
+    def murder(env: StarCraft2Env, what: str) -> None:
+        if what in ("step", "observe") and rng.random() < 0.02:
+            assert env._process is not None
+            env._process.kill()
+            env._process.wait()
+            env._connected()
+
+    script.before, script.processes = murder, True
+    env = team(4, scenario=scenario, max_steps=25)
+    harvest, ended = record(env, 150, seed=5)
+    env.close()
+    assert harvest.crashed > 3
+    assert harvest.count + harvest.crashed == ended
+    lost = [game for game in script.made if game.launches != 1]
+    assert lost == []
+    batch = harvest.result()
+    for k in range(harvest.count):
+        length = int(harvest.lengths[k])
+        over = batch.terminated[k, length - 1] or length == 25
+        assert over, "an episode ends where the battle does, or at the limit"
+        assert not batch.terminated[k, : length - 1].any()
+    assert eventually(lambda: not smac_processes.marked(lambda mark: mark.startswith(env._keeper._owner)))
