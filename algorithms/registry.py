@@ -29,6 +29,12 @@ ALGORITHMS: dict[str, str] = {
     "sm2_qmix": "phalanx.algorithms.sm2_qmix:SM2QMIX",
     "sub_avg_qmix": "phalanx.algorithms.sub_avg_qmix:SubAvgQMIX",
     "qtran_base": "phalanx.algorithms.qtran_base:QTRANBase",
+    "maddpg": "phalanx.algorithms.maddpg:MADDPG",
+    "matd3": "phalanx.algorithms.matd3:MATD3",
+    "masac": "phalanx.algorithms.masac:MASAC",
+    "haddpg": "phalanx.algorithms.haddpg:HADDPG",
+    "hatd3": "phalanx.algorithms.hatd3:HATD3",
+    "hasac": "phalanx.algorithms.hasac:HASAC",
 }
 
 
