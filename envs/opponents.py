@@ -1,4 +1,4 @@
-"""Who plays against the team: `env.opponents=random|still|scripted|checkpoint:DIR`, understood in one place."""
+"""Who plays against the team: `env.opponents=random|still|scripted|trained|checkpoint:DIR`, understood in one place."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from phalanx.configs.errors import UserError
-from phalanx.envs.team import TeamPolicy
+from phalanx.envs.team import Bools, Floats, TeamPolicy
 
 CHECKPOINT = "checkpoint:"
 
@@ -35,11 +38,42 @@ def parse_opponents(text: str, allowed: Sequence[str]) -> str:
     raise UserError(f"env.opponents={text} is not allowed here: choose {', '.join(shown)}{hint}")
 
 
+class OneSide:
+    """Some members of a team that was trained with both sides in it: they act on what they see, the others see
+    zeros and nobody asks what they do."""
+
+    def __init__(self, policy: TeamPolicy, spec: Any, members: slice) -> None:
+        self._policy, self._spec, self._members = policy, spec, members
+
+    def reset(self, num_envs: int) -> None:
+        """All environments begin an episode."""
+        self._policy.reset(num_envs)
+
+    def reset_rows(self, rows: npt.NDArray[Any]) -> None:
+        """The environments `rows` begin an episode."""
+        self._policy.reset_rows(rows)
+
+    def act(self, obs: Floats, avail: Bools) -> npt.NDArray[Any]:
+        """Actions [E, n] of the members for what they see, [E, n, O], smaller agents' observations being padded."""
+        envs, spec = len(obs), self._spec
+        everyone = np.zeros((envs, spec.n_agents, spec.obs_dim), np.float32)
+        everyone[:, self._members, : obs.shape[-1]] = obs
+        allowed = np.ones((envs, spec.n_agents, spec.n_actions), np.bool_)
+        allowed[:, self._members] = avail
+        return np.asarray(self._policy.act(everyone, allowed)[:, self._members])
+
+
 def load_opponents(
-    load_policy: Callable[[str], TeamPolicy] | None, directory: str, n_agents: int, obs_dim: int, n_actions: int
+    load_policy: Callable[[str], TeamPolicy] | None,
+    directory: str,
+    n_agents: int,
+    obs_dim: int,
+    n_actions: int,
+    names: tuple[str, ...] = (),
+    opponents: slice = slice(0),
 ) -> TeamPolicy:
     """The policy trained in `directory`, checked to fit `n_agents` opponents that see `obs_dim` numbers and choose
-    among `n_actions`.
+    among `n_actions`; or those of a policy of all the agents `names`, the slice `opponents` of them.
 
     The policy's own `spec` (what `phalanx.load_policy` gives has one) is what is compared.
     """
@@ -52,6 +86,13 @@ def load_opponents(
     spec: Any = getattr(policy, "spec", None)
     if spec is None:
         return policy
+    if (
+        names
+        and spec.agent_names == names
+        and spec.n_actions == n_actions
+        and spec.obs_dims[opponents.start] == obs_dim
+    ):
+        return OneSide(policy, spec, opponents)
     wanted = {"agents": n_agents, "observation size": obs_dim, "actions": n_actions}
     got = {"agents": spec.n_agents, "observation size": spec.obs_dim, "actions": spec.n_actions}
     wrong = [f"{key} {got[key]} instead of {wanted[key]}" for key in wanted if got[key] != wanted[key]]

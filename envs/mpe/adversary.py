@@ -89,6 +89,14 @@ class SimpleAdversary(ParticleTask):
         close = 2 * LANDMARK_SIZE
         return PRIZE * (nearest < close) - PRIZE * (adversary < close), {}
 
+    def _score_opponents(self) -> Doubles:
+        """Minus the adversary's distance to the goal; sparse: 5 within two landmark radii (as in mpe2, but for its
+        squared distance)."""
+        a = self.world.n_agents
+        gap = self.world.dist[a - 1 + self._goal, 0, self._envs]  # [E]
+        shaped = self.settings.reward == "shaped"
+        return np.asarray(-gap if shaped else PRIZE * (gap < 2 * LANDMARK_SIZE), dtype=np.float64)[None]
+
     def _script(self) -> npt.NDArray[np.integer]:
         """The adversary knows no goal: it heads for, and halts at, the landmark nearest to the good agents' centre."""
         a = self.world.n_agents

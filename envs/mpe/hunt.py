@@ -22,8 +22,8 @@ class Hunt(ParticleTask):
 
     The team's reward of a step is `contact_reward` for each touching pair of a predator and a prey, and with
     `reward=shaped` minus 0.1 times the sum over predators of the distance to the nearest prey. `Step.info["contacts"]`
-    counts the pairs. `Step.agent_reward` (with `reward=shaped`, otherwise all are paid the same) shapes each predator by
-    its own distance, as mpe2 does.
+    counts the pairs. `Step.agent_reward` (with `reward=shaped`, otherwise all are paid the same) shapes each predator
+    by its own distance, as mpe2 does.
     """
 
     contact_reward: ClassVar[float]
@@ -74,6 +74,19 @@ class Hunt(ParticleTask):
             self._paid = (reward - 0.1 * nearest).T.astype(np.float32)
             reward = reward - 0.1 * nearest.sum(axis=0)
         return reward, {"contacts": contacts}
+
+    def _score_opponents(self) -> Doubles:
+        """As in mpe2: minus `contact_reward` for each contact of a prey, with `reward=shaped` 0.1 times the sum of its
+        distances to the predators, and what leaving the arena costs."""
+        p, prey = self.n_predators, slice(self.n_predators, self.n_predators + self.n_prey)
+        gaps = self.world.dist[:p, prey]  # [P, G, E]: the predators are the first of the others
+        paid: Doubles = -self.contact_reward * np.count_nonzero(gaps < self.world.touch[:p, prey], axis=0)
+        if self.settings.reward == "shaped":
+            paid = paid + 0.1 * gaps.sum(axis=0)
+        far = np.abs(self.world.pos[:, prey])
+        outside = np.where(far < 1.0, 10 * np.maximum(far - EDGE, 0.0), np.minimum(np.exp(2 * far - 2), 10.0))
+        paid -= outside.sum(axis=0)
+        return paid
 
     def _script(self) -> npt.NDArray[np.integer]:
         """Prey look one move ahead, expecting predators to coast: as far from the nearest as possible, but 5 times

@@ -6,11 +6,14 @@ All of it is a function of the episode's seed and of what happens in the episode
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from phalanx.configs.errors import UserError
+from phalanx.envs.frozen import FrozenPolicy
 from phalanx.envs.mpe.physics import N_ACTIONS, Rows
 from phalanx.envs.team import Floats, Ints, TeamPolicy
 
@@ -82,3 +85,16 @@ class Trained:
 
     def act(self, elapsed: Ints) -> npt.NDArray[np.integer]:
         return self._policy.act(self._observe(), np.ones(self._shape, dtype=np.bool_))
+
+
+def shipped(task: str, obs_dim: int) -> FrozenPolicy:
+    """The opponents that come with a task (`env.opponents=trained`): MADDPG's, from the run `maddpg_*_both` of the same
+    task, frozen. UserError where they were trained to see another number of things than there are."""
+    policy = FrozenPolicy.load(Path(__file__).parent / "trained" / f"{task}.npz")
+    if policy.sizes != (obs_dim, N_ACTIONS):
+        raise UserError(
+            f"env.opponents=trained: those of {task} see {policy.sizes[0]} numbers, but here there are {obs_dim}: leave"
+            " the numbers of agents and things at their defaults, or choose scripted, or train your own with"
+            " env.opponents=learning and take them as checkpoint:DIR"
+        )
+    return policy

@@ -13,13 +13,14 @@ from pydantic import Field, field_validator
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.settings import EnvSettings
-from phalanx.envs.mpe.opponents import Opponents, Random, Scripted, Still, Trained
+from phalanx.envs.mpe.opponents import Opponents, Random, Scripted, Still, Trained, shipped
 from phalanx.envs.mpe.physics import N_ACTIONS, Bodies, Doubles, Integrator, ParticleWorld, Rows
 from phalanx.envs.opponents import checkpoint_path, load_opponents, parse_opponents
 from phalanx.envs.team import BatchedTeamEnv, Bools, Columns, EntityView, Floats, Obs, Step, TeamPolicy, TeamSpec
 
 LoadPolicy = Callable[[str], TeamPolicy]
-OPPONENTS = ("scripted", "random", "still", "checkpoint")
+OPPONENTS = ("scripted", "trained", "random", "still", "learning", "checkpoint")
+LEARNING = "learning"
 
 
 def consecutive(first: int, count: int, size: int = 2) -> tuple[Columns, ...]:
@@ -45,7 +46,9 @@ class OpposedSettings(MpeSettings):
 
     opponents: str = Field(
         default="scripted",
-        description="who drives the other side: scripted, random, still, or checkpoint:DIR (the policy of run DIR)",
+        description="who drives the other side: scripted; trained (a policy that comes with the task); random; still;"
+        " checkpoint:DIR (the policy of run DIR, one side's or both's); or learning: both sides are the team, as its"
+        " groups `team` and `opponents`, each agent paid for its own side (for algorithm.critic.rewards=groups)",
     )
 
     @field_validator("opponents")
@@ -72,6 +75,13 @@ class Scene:
     metrics: tuple[str, ...] = ()
 
 
+def both_sides(scene: Scene) -> Scene:
+    """The same scene where everybody is of the team, in two groups."""
+    agents = range(scene.bodies.n_agents)
+    kinds = tuple("team" if agent in agents[scene.team] else "opponents" for agent in agents)
+    return replace(scene, team=slice(0, len(agents)), opponents=slice(len(agents), len(agents)), kinds=kinds)
+
+
 class ParticleTask(BatchedTeamEnv):
     """A cooperative particle task: 5 actions (nothing, left, right, down, up), 25 steps, ends by truncation only.
 
@@ -81,10 +91,16 @@ class ParticleTask(BatchedTeamEnv):
 
     pays_agents = False  # whether the members of the team are paid differently: `_score` then sets `_paid`
     _paid: Floats | None = None  # [E, N]
+    _all_paid: Floats | None = None  # [E, A], where both sides learn
 
     def __init__(
         self, settings: MpeSettings, num_envs: int, scene: Scene, load_policy: LoadPolicy | None = None
     ) -> None:
+        self._sides = scene.team, scene.opponents
+        self._all_learn = isinstance(settings, OpposedSettings) and settings.opponents == LEARNING
+        if self._all_learn:
+            scene = both_sides(scene)
+            self.pays_agents = True
         self.settings, self.scene = settings, scene
         self.world = ParticleWorld(scene.bodies, num_envs, settings.integrator, scene.n_extra)
         seen = [self._seen(agent) for agent in range(scene.bodies.n_agents)]
@@ -112,7 +128,7 @@ class ParticleTask(BatchedTeamEnv):
             group_names=tuple(kinds),
             agent_rewards=self.pays_agents,
             metrics=self.scene.metrics,
-            entities=self._entities(),
+            entities=None if self._all_learn else self._entities(),
         )
 
     def _entities(self) -> EntityView | None:
@@ -120,12 +136,18 @@ class ParticleTask(BatchedTeamEnv):
         return None
 
     def _make_opponents(self, load_policy: LoadPolicy | None) -> Opponents | None:
-        if not isinstance(self.settings, OpposedSettings):
+        if not isinstance(self.settings, OpposedSettings) or self._all_learn:
             return None
         n, obs_dim = self._opponent_rows.shape
         directory = checkpoint_path(self.settings.opponents)
-        if directory is not None:
-            policy = load_opponents(load_policy, directory, n, obs_dim, N_ACTIONS)
+        if directory is not None or self.settings.opponents == "trained":
+            policy = (
+                shipped(self.settings.name, obs_dim)
+                if directory is None
+                else load_opponents(
+                    load_policy, directory, n, obs_dim, N_ACTIONS, self.scene.agent_names, self.scene.opponents
+                )
+            )
             return Trained(policy, self.num_envs, n, self._observe_opponents)
         if self.settings.opponents == "random":
             return Random(self.num_envs, n, self.spec.episode_limit)
@@ -142,6 +164,10 @@ class ParticleTask(BatchedTeamEnv):
     @abstractmethod
     def _score(self) -> tuple[Doubles, dict[str, npt.NDArray[Any]]]:
         """The team's reward [E] in the present state, and `Step.info`."""
+
+    def _score_opponents(self) -> Doubles:
+        """What each opponent is paid in the present state, [n, E]: where both sides learn."""
+        raise NotImplementedError(f"{self.settings.name} has no opponents")
 
     def _derive(self) -> None:
         """Fills `world.extra` from the present state, where a task shows more than positions and velocities."""
@@ -162,7 +188,8 @@ class ParticleTask(BatchedTeamEnv):
     def step_all(self, actions: npt.NDArray[Any]) -> Step:
         """`step` with the actions [E, A] of all agents given, opponents included, in mpe2's order."""
         step = super().step(actions)
-        return replace(step, agent_reward=self._paid) if self.pays_agents else step
+        paid = self._all_paid if self._all_learn else self._paid
+        return replace(step, agent_reward=paid) if self.pays_agents else step
 
     def _begin(self, rows: Rows, seeds: Sequence[int]) -> None:
         # gymnasium's way from an integer to a generator, which is mpe2's.
@@ -179,12 +206,26 @@ class ParticleTask(BatchedTeamEnv):
         self.world.step(actions.T)
         self._derive()
         reward, info = self._score()
+        if self._all_learn:
+            self._pay_both(reward)
         return reward.astype(np.float32), np.zeros(self.num_envs, dtype=np.bool_), info
+
+    def _pay_both(self, reward: Doubles) -> None:
+        team, opponents = self._sides
+        paid: Floats = np.empty((self.num_envs, self.world.n_agents), np.float32)
+        paid[:, team] = reward[:, None] if self._paid is None else self._paid
+        paid[:, opponents] = self._score_opponents().T
+        self._all_paid = paid
 
     def _observe(self) -> Obs:
         spec, num_envs = self.spec, self.num_envs
         state = self._gather(self._state_rows)
-        obs = state[:, self._team_columns].copy().reshape(num_envs, spec.n_agents, spec.obs_dim)
+        if self._all_learn:  # not all see equally much
+            obs = np.zeros((num_envs, spec.n_agents, spec.obs_dim), np.float32)
+            for agent, (size, end) in enumerate(zip(spec.obs_dims, np.cumsum(spec.obs_dims), strict=True)):
+                obs[:, agent, :size] = state[:, end - size : end]
+        else:
+            obs = state[:, self._team_columns].copy().reshape(num_envs, spec.n_agents, spec.obs_dim)
         avail = np.ones((num_envs, spec.n_agents, N_ACTIONS), dtype=np.bool_)
         return Obs(obs, state, avail, np.ones((num_envs, spec.n_agents), dtype=np.bool_))
 
@@ -202,9 +243,7 @@ class ParticleTask(BatchedTeamEnv):
         learning = {roles[body] for body in team}
         legend = [(f"{r} (team)" if r in learning else r, fill) for r, fill in ROLES.items() if r in roles]
         numbers = {body: str(i) for i, body in enumerate(team)}
-        return draw_world(
-            self.world.pos[:, :, index].T, self.scene.bodies.sizes, roles, numbers=numbers, legend=legend
-        )
+        return draw_world(self.world.pos[:, :, index].T, self.scene.bodies.sizes, roles, numbers=numbers, legend=legend)
 
     def _roles(self, index: int) -> tuple[str, ...]:
         return self.scene.roles

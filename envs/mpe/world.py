@@ -101,6 +101,21 @@ class SimpleWorld(Hunt):
         again = rng.uniform(-0.9, 0.9, (self._n_food + self._n_forests, 2))
         return np.concatenate([agents, drawn[: self._n_obstacles], again])
 
+    def _score_opponents(self) -> Doubles:
+        """As of every hunt, with 2 for each piece of food that a prey touches and, with `reward=shaped`, minus 0.05
+        times its distance to the nearest one (in mpe2, leaving costs twice as much and no distance to predators
+        counts)."""
+        paid: Doubles = super()._score_opponents()
+        if not self._n_food:
+            return paid
+        p, a = self.n_predators, self.world.n_agents
+        food = slice(a - 1 + self._n_obstacles, a - 1 + self._n_obstacles + self._n_food)
+        gaps = self.world.dist[food, p:a]  # [food, G, E]
+        paid = paid + 2.0 * np.count_nonzero(gaps < self.world.touch[food, p:a], axis=0)
+        if self.settings.reward == "shaped":
+            paid = paid - 0.05 * gaps.min(axis=0)
+        return paid
+
     def _derive(self) -> None:
         world, p, a = self.world, self.n_predators, self.world.n_agents
         first = world.n_bodies - 1 - self._n_forests
