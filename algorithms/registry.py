@@ -35,6 +35,7 @@ ALGORITHMS: dict[str, str] = {
     "haddpg": "phalanx.algorithms.haddpg:HADDPG",
     "hatd3": "phalanx.algorithms.hatd3:HATD3",
     "hasac": "phalanx.algorithms.hasac:HASAC",
+    "omdpg": "phalanx.algorithms.omdpg:OMDPG",
 }
 
 
