@@ -157,10 +157,10 @@ class ReplayActor(_Shell):
         replay: Replay = self.plain
         return replay
 
-    def start(self, spec: TeamSpec, settings: ReplaySettings, run_seed: int, batch_episodes: int) -> Hello:
+    def start(self, spec: TeamSpec, settings: ReplaySettings, run_seed: int, least_capacity: int) -> Hello:
         from phalanx.cluster.replay import Replay
 
-        self._plain = _settled(Replay(spec, settings, run_seed, batch_episodes))
+        self._plain = _settled(Replay(spec, settings, run_seed, least_capacity))
         return Hello(os.getpid())
 
     def insert(self, *chunks: Chunk) -> ReplayCount:
@@ -357,7 +357,7 @@ class RayFleet(Fleet):
 
     def _replay_start(self, handle: Any) -> Any:
         run = self._run
-        return handle.start.remote(self.spec, run.replay, run.seed, run.learner.batch_episodes)
+        return handle.start.remote(self.spec, run.replay, run.seed, run.least_capacity)
 
     def _learner_start(self, handle: Any) -> Any:
         return handle.start.remote(self._run, self.spec, self.threads)
@@ -365,7 +365,7 @@ class RayFleet(Fleet):
     def _say_replay_size(self, spec: TeamSpec) -> None:
         """Before it is allocated, and where it can be read: the log of an actor stays on its node."""
         settings = self._run.replay
-        per_episode = bytes_per_episode(spec, settings.storage)
+        per_episode = bytes_per_episode(spec, settings.storage, settings.sampling == "once")
         episodes = min(settings.capacity_episodes, (settings.capacity_bytes or sys.maxsize) // per_episode)
         log.info("replay: room for %s episodes, %.0f MB when full", f"{episodes:,}", episodes * per_episode / 1e6)
 

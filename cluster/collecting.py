@@ -130,7 +130,6 @@ class Collecting:
         )
 
     def _played(self, seat: _Seat, chunks: list[Any], stats: list[ChunkStats]) -> None:
-        self._lags.append(self._progress.updates - stats[0].weights_version)
         for chunk, each in zip(chunks, stats, strict=True):
             self._count += 1
             self._waiting.append(_Played(seat, chunk, each, self._count, last=each is stats[-1]))
@@ -144,6 +143,7 @@ class Collecting:
             self._learning.forget_published()
 
     def _insert(self, played: _Played) -> None:
+        self._lags.append(self._learning.lag(played.stats.weights_version))
         count = self._fleet.replay.handle.insert.remote(played.chunk)
         self._inserting += played.stats.episodes
         self._env_steps_sent += played.stats.env_steps

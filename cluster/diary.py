@@ -57,8 +57,8 @@ class Diary:
 
     @property
     def epsilon(self) -> float:
-        """Exploration now."""
-        return epsilon_at(self.run.exploration, self.progress.env_steps)
+        """Exploration now. On-policy methods draw from their policies, whatever the settings of exploration."""
+        return 1.0 if self.run.algorithm.on_policy else epsilon_at(self.run.exploration, self.progress.env_steps)
 
     @property
     def complete(self) -> bool:
@@ -127,7 +127,7 @@ class Diary:
             progress.wall_s,
             self._meter.row(),
             {
-                metrics.ROLLOUT_EPSILON: self.epsilon,
+                **({} if self.run.algorithm.on_policy else {metrics.ROLLOUT_EPSILON: self.epsilon}),
                 metrics.UPDATE_SPEED: (progress.updates - self._reported_updates) / seconds,
                 metrics.RESTARTS: progress.restarts,
                 metrics.EPISODES_LOST: progress.episodes_lost,

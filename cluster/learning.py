@@ -41,7 +41,7 @@ def updates_per_call(run: RunSettings, spec: TeamSpec) -> int:
 def ask_for_updates(run: RunSettings, learner: Member, batches: Any) -> tuple[Any, Any | None]:
     """References of the number of updates made with `batches` in the end and, where the replay is prioritised, of the
     episodes' errors."""
-    if run.replay.sampling == "uniform":
+    if run.replay.sampling != "prioritised":
         return learner.handle.update.remote(batches), None
     updates, errors = learner.handle.update_prioritised.remote(batches)
     return updates, errors
@@ -85,8 +85,10 @@ class Learning:
         self._snapshot: Any = None  # a reference
         self._snapshotting = False
         self._snapshot_at = 0.0
+        self.held = False  # no further episodes are taken from a queue, so that what is left can be saved
         self._sampling = 0  # updates whose batches were asked for and not confirmed
         self._updating = 0  # calls
+        self._under_way = 0  # updates in those calls
         self._answered_at = 0.0
         self._update_s = CALL_S  # seconds one update takes, smoothed
         self._lost_updates = 0
@@ -107,6 +109,14 @@ class Learning:
         """Episodes sampled, or about to be, for every update asked of the learner so far."""
         return self._limiter.sampled_episodes + self._sampling * self._batch
 
+    def lag(self, version: int) -> int:
+        """By how many updates weights of `version` will be behind when an episode that is inserted now is learned
+        from: those made since, in a queue also those that come before it."""
+        made = self._progress.updates - version
+        if not self._limiter.queue:
+            return made
+        return made + self._under_way + max(0, self._limiter.replay_size // self._batch - self._sampling)
+
     def made(self, learner_updates: int) -> int:
         """Updates made in this run by a learner that counts `learner_updates`."""
         return learner_updates + self._lost_updates
@@ -118,7 +128,7 @@ class Learning:
 
     def advance(self) -> None:
         """Asks for as many updates as may be made now, in calls of a good length."""
-        while self.learner_up and self.replay_up and self._updating < CALLS_AHEAD:
+        while self.learner_up and self.replay_up and self._updating < CALLS_AHEAD and not self.held:
             allowed = self._limiter.may_sample() - self._sampling
             if allowed < 1:
                 break
@@ -143,13 +153,20 @@ class Learning:
         asked_at = monotonic()
         generation = self._fleet.replay.generation
         self._updating += 1
+        self._under_way += updates
 
         def updated(total: int) -> None:
             if errors is not None and generation == self._fleet.replay.generation:
                 self._tell(errors)
             self._updated(updates, total, asked_at)
 
-        self._calls.add(self._fleet.learner, made, updated, self._not_updated, needs=[self._fleet.replay])
+        def not_updated(lost: ActorLost) -> None:
+            self._updating -= 1
+            self._under_way -= updates
+            if lost.name != self._fleet.replay.name:  # otherwise they were never taken from it
+                self._lose_episodes(updates)
+
+        self._calls.add(self._fleet.learner, made, updated, not_updated, needs=[self._fleet.replay])
 
     def _tell(self, errors: Any) -> None:
         """Has the replay take the errors of its episodes. Not asked for before they are there, because a call that
@@ -161,6 +178,7 @@ class Learning:
     def _updated(self, updates: int, total: int, asked_at: float) -> None:
         now = monotonic()
         self._updating -= 1
+        self._under_way -= updates
         self._progress.updates = self.made(total)
         # A call that was queued began when the one before it ended.
         seconds = (now - max(asked_at, self._answered_at)) / updates
@@ -171,8 +189,10 @@ class Learning:
             self._take_snapshot()
         self._on_change()
 
-    def _not_updated(self, _: ActorLost) -> None:
-        self._updating -= 1
+    def _lose_episodes(self, updates: int) -> None:
+        """Counts the episodes of updates that were lost: a queue gives none a second time."""
+        if self._limiter.queue:
+            self._progress.episodes_lost += updates * self._batch
 
     def publish(self, now: bool = False) -> None:
         """Has the weights published: at most every PUBLISH_S seconds unless `now`."""
@@ -227,7 +247,8 @@ class Learning:
             raise RunFailed("the learner was lost before there was a snapshot of its state: start the run again")
 
         def loaded(updates: int) -> None:
-            self._lost_updates = self._progress.updates - updates
+            before, self._lost_updates = self._lost_updates, self._progress.updates - updates
+            self._lose_episodes(self._lost_updates - before)
             self.learner_up = True
             self.publish(now=True)
             self._on_change()

@@ -22,16 +22,29 @@ class SamplesPerInsert:
 
     The counters are the coordinator's own and survive a replay that restarts with less: what is then missing is
     collected again (`note_replay_size`), and owed updates stay owed.
+
+    With `replay.sampling=once` the replay is a queue (`queue`): W is 0, and what is owed is what is queued, so a lost
+    queue leaves nothing owed. In `rounds` (sync mode) an update takes all of it, which is less than a batch where
+    simulators crashed.
     """
 
-    def __init__(self, settings: ReplaySettings, batch_episodes: int, slack_episodes: float = 0.0) -> None:
+    def __init__(
+        self, settings: ReplaySettings, batch_episodes: int, slack_episodes: float = 0.0, *, rounds: bool = False
+    ) -> None:
+        self.queue = settings.sampling == "once"
         self.ratio = settings.samples_per_insert
-        self.batch_episodes = batch_episodes
-        self.warm_up_episodes = max(settings.min_episodes, batch_episodes)
+        self.warm_up_episodes = 0 if self.queue else max(settings.min_episodes, batch_episodes)
         self.slack_episodes = max(slack_episodes, batch_episodes / self.ratio)
         self.inserted_episodes = 0
         self.sampled_episodes = 0
         self.replay_size = 0
+        self._batch = batch_episodes
+        self._whole = self.queue and rounds
+
+    @property
+    def batch_episodes(self) -> int:
+        """Episodes of the next update."""
+        return self.replay_size if self._whole else self._batch
 
     def inserted(self, episodes: int) -> None:
         """`episodes` more were inserted (counted when the replay has confirmed it)."""
@@ -41,21 +54,25 @@ class SamplesPerInsert:
     def sampled(self, episodes: int) -> None:
         """`episodes` more were sampled."""
         self.sampled_episodes += episodes
+        if self.queue:
+            self.replay_size = max(0, self.replay_size - episodes)
 
     def note_replay_size(self, episodes: int) -> None:
         """What the replay holds now, to be told after it restarted: below a batch the learner waits and the workers
-        never do. `inserted` adds to it by itself."""
+        never do. `inserted` adds to it by itself; a queue's `sampled` takes away."""
         self.replay_size = episodes
 
     def may_sample(self) -> int:
         """Updates of one batch each that are allowed (and owed) now."""
+        if self._whole:
+            return int(self.replay_size > 0)
         if self.inserted_episodes < self.warm_up_episodes or self.replay_size < self.batch_episodes:
             return 0
         return max(0, math.floor(self._owed_episodes() / self.batch_episodes))
 
     def may_insert(self, in_flight: int = 0) -> bool:
         """Whether another chunk may be begun while `in_flight` episodes are under way."""
-        if self.inserted_episodes < self.warm_up_episodes or self.replay_size < self.batch_episodes:
+        if not self.queue and (self.inserted_episodes < self.warm_up_episodes or self.replay_size < self._batch):
             return True
         if in_flight == 0 and self.may_sample() == 0:
             return True  # whatever the rounding of the line below: somebody must always be allowed to go on
@@ -81,4 +98,6 @@ class SamplesPerInsert:
         self.replay_size = int(state["replay_size"])
 
     def _owed_episodes(self) -> float:
+        if self.queue:
+            return self.replay_size
         return self.ratio * (self.inserted_episodes - self.warm_up_episodes) - self.sampled_episodes

@@ -50,9 +50,9 @@ class SerialLoop:
         self.rollout = Rollout(run, range(run.rollout.streams), load_policy)
         spec = self.rollout.spec
         self.evaluator = Evaluator(run, load_policy)
-        self.replay = Replay(spec, run.replay, run.seed, run.learner.batch_episodes)
+        self.replay = Replay(spec, run.replay, run.seed, run.least_capacity)
         self.learner = Learner(run, spec)
-        self.limiter = SamplesPerInsert(run.replay, run.learner.batch_episodes)
+        self.limiter = SamplesPerInsert(run.replay, run.learner.batch_episodes, rounds=True)
         if checkpoint is not None and progress is not None:
             self._restore(checkpoint, progress)
         else:
@@ -93,7 +93,7 @@ class SerialLoop:
     def _learn(self) -> None:
         """All owed updates, one batch at a time: the batches of a round need not fit into memory together. What they
         tell of priorities counts from the next round on."""
-        batch = self.run.learner.batch_episodes
+        batch = self.limiter.batch_episodes
         told: list[EpisodeErrors] = []
         for _ in range(self.limiter.may_sample()):
             batches = self.replay.sample(batch)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("phalanx.service")
 
-SLACK_UPDATES = 4  # by which the workers may run ahead of the learner
+SLACK_UPDATES = 4  # by which the workers may run ahead of the learner; of a queue, one
 PATIENCE_S = 0.5  # longest wait for an answer, so that a request to stop is seen
 
 
@@ -48,7 +48,8 @@ class Pipeline:
         self._run, self._spec, self._fleet, self.diary = run, spec, fleet, diary
         self._progress = diary.progress
         batch = run.learner.batch_episodes
-        self._limiter = SamplesPerInsert(run.replay, batch, SLACK_UPDATES * batch / run.replay.samples_per_insert)
+        slack = 1 if run.algorithm.on_policy else SLACK_UPDATES
+        self._limiter = SamplesPerInsert(run.replay, batch, slack * batch / run.replay.samples_per_insert)
         self._calls = Calls(fleet, self._actor_lost)
         self._learning = Learning(run, spec, fleet, self._calls, self._limiter, self._progress, self._advance)
         self._collecting = Collecting(run, fleet, self._calls, self._limiter, diary, self._learning, self._advance)
@@ -68,6 +69,7 @@ class Pipeline:
             if held is not None:
                 count = self._fleet.value(self._fleet.replay.handle.load.remote(held))
                 self._collecting.replay_size = count.size
+                self._limiter.note_replay_size(count.size)
             else:
                 log.warning(
                     "%s holds no replay (checkpoint.replay=none): learning waits for new episodes", checkpoint.name
@@ -95,7 +97,15 @@ class Pipeline:
         return settled and not self.diary.evaluation_due and self._evaluation is None
 
     def save(self) -> Path:
-        """Writes a checkpoint; collecting and learning go on meanwhile."""
+        """Writes a checkpoint; collecting goes on meanwhile, and learning, unless it takes episodes from a queue: each
+        of them is either learned from in the checkpoint or still queued in it."""
+        self._learning.held = self._limiter.queue
+        try:
+            return self._save()
+        finally:
+            self._learning.held = False
+
+    def _save(self) -> Path:
         learner = self._fleet.learner
 
         def ask() -> tuple[Any, Any, Any, int]:
@@ -166,7 +176,7 @@ class Pipeline:
         while not learner:
             self._turn()
         service: Row = {
-            metrics.REPLAY_SIZE: self._collecting.replay_size,
+            metrics.REPLAY_SIZE: self._limiter.replay_size if self._limiter.queue else self._collecting.replay_size,
             metrics.SAMPLES_PER_INSERT: self._limiter.samples_per_insert(),
         }
         lag = self._collecting.lag()
@@ -223,17 +233,20 @@ class Pipeline:
         self._calls.revive(self._fleet.evaluator, started)
 
     def _restore_replay(self) -> None:
-        """A new process with what the newest checkpoint holds, otherwise empty."""
+        """A new process with what the newest checkpoint holds, otherwise empty. A queue is always empty then, because
+        what the checkpoint's held was learned from since."""
         self._learning.replay_up = False
         replay = self._fleet.replay
 
         def started() -> None:
-            saved = replay_folder(self.newest_checkpoint) if self.newest_checkpoint is not None else None
+            newest = None if self._limiter.queue else self.newest_checkpoint
+            saved = None if newest is None else replay_folder(newest)
             ask = replay.handle.count.remote() if saved is None else replay.handle.load.remote(saved)
             self._calls.add(replay, ask, loaded)
 
         def loaded(count: ReplayCount) -> None:
-            self._progress.episodes_lost += max(0, self._collecting.replay_size - count.size)
+            held = self._limiter.replay_size if self._limiter.queue else self._collecting.replay_size
+            self._progress.episodes_lost += max(0, held - count.size)
             self._collecting.replay_size = count.size
             self._limiter.note_replay_size(count.size)
             self._learning.replay_up = True

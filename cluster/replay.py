@@ -29,21 +29,22 @@ _COPY_BYTES = 64 * 2**20  # loaded at a time, so that a snapshot never lies in m
 
 
 class Replay:
-    """A ring of whole episodes, sampled uniformly or by priority (`replay.sampling`).
+    """A ring of whole episodes, sampled uniformly or by priority, or a queue of them (`replay.sampling`).
 
     `capacity` episodes fit, `size` are held, `inserted` and `sampled` count episodes since the run began. Memory is
     reserved at once but taken by the operating system only as episodes come in. Episodes are numbered as they are
-    inserted, and number n lies in slot n modulo capacity.
+    inserted, and number n lies in slot n modulo capacity. In a queue `size` are those that were not sampled yet: every
+    episode is sampled exactly once, in the order of insertion, and none makes room unseen.
     """
 
-    def __init__(self, spec: TeamSpec, settings: ReplaySettings, run_seed: int, batch_episodes: int = 1) -> None:
-        """Says its size, then allocates. UserError where it would hold less than `batch_episodes` episodes or does
-        not fit into memory."""
+    def __init__(self, spec: TeamSpec, settings: ReplaySettings, run_seed: int, least_capacity: int = 1) -> None:
+        """Says its size, then allocates. UserError where it would hold less than `least_capacity` episodes (a batch,
+        or what a queue needs) or does not fit into memory."""
         self.spec = spec
         self._storage = np.dtype(settings.storage)
-        with_log_prob = settings.sampling == "once"
-        per_episode = bytes_per_episode(spec, self._storage, with_log_prob)
-        self.capacity = _capacity(settings, per_episode, batch_episodes)
+        self._is_queue = settings.sampling == "once"
+        per_episode = bytes_per_episode(spec, self._storage, self._is_queue)
+        self.capacity = _capacity(settings, per_episode, least_capacity)
         total = self.capacity * per_episode
         log.info(
             "replay: %d episodes of %s, %s in all when full (%s)",
@@ -53,7 +54,7 @@ class Replay:
             settings.storage,
         )
         _require_memory(total, self.capacity, per_episode)
-        one = empty_batch(spec, 1, float_type=self._storage, with_log_prob=with_log_prob)
+        one = empty_batch(spec, 1, float_type=self._storage, with_log_prob=self._is_queue)
         self._rings = {
             name: np.zeros((self.capacity, *getattr(one, name).shape[1:]), getattr(one, name).dtype) for name in _STORED
         }
@@ -61,6 +62,7 @@ class Replay:
         self._lengths = np.zeros(self.capacity, np.int64)
         self._next = 0  # slot of the next episode
         self.size = 0
+        self._used = 0  # slots that were ever written
         self.inserted = 0
         self.sampled = 0
         self._newest: dict[int, int] = {}  # stream -> highest sequence inserted
@@ -83,6 +85,11 @@ class Replay:
                 f" episode_limit={self.spec.episode_limit}"
             )
         done, count = 0, len(lengths)
+        if self._is_queue and self.size + count > self.capacity:
+            raise RunFailed(
+                f"the replay's queue of {self.size} episodes has no room for {count} more (replay.capacity_episodes="
+                f"{self.capacity}): raise replay.capacity_episodes"
+            )
         while done < count:
             take = min(count - done, self.capacity - self._next)
             self._write(episodes, lengths, slice(done, done + take), slice(self._next, self._next + take))
@@ -93,21 +100,32 @@ class Replay:
         self._newest[chunk.stream] = chunk.sequence
         self.inserted += count
         self.size = min(self.size + count, self.capacity)
+        self._used = max(self._used, min(self.inserted, self.capacity))
         return count
 
     def sample(self, batch_episodes: int, count: int = 1) -> list[EpisodeBatch]:
         """`count` batches, each trimmed to its longest episode: without repetition where sampling is uniform,
-        otherwise `PrioritisedBatch`es. RunFailed where fewer than `batch_episodes` are held."""
-        if self.size < batch_episodes:
-            raise RunFailed(f"the replay holds {self.size} episodes, less than a batch of {batch_episodes}")
-        batches = [
-            self._gather(self._rng.choice(self.size, batch_episodes, replace=False, shuffle=False))
-            if self._priorities is None
-            else self._prioritised(self._priorities, batch_episodes)
-            for _ in range(count)
-        ]
+        `PrioritisedBatch`es where it is prioritised, the oldest ones of a queue, which are gone then. RunFailed where
+        fewer are held than a batch (or what is asked of a queue)."""
+        needed = batch_episodes * count if self._is_queue else batch_episodes
+        if self.size < needed:
+            raise RunFailed(f"the replay holds {self.size} episodes, less than a batch of {needed}")
+        batches = [self._batch(batch_episodes) for _ in range(count)]
         self.sampled += batch_episodes * count
         return batches
+
+    def _batch(self, batch_episodes: int) -> EpisodeBatch:
+        if self._priorities is not None:
+            return self._prioritised(self._priorities, batch_episodes)
+        if not self._is_queue:
+            return self._gather(self._rng.choice(self.size, batch_episodes, replace=False, shuffle=False))
+        oldest = self._gather(self._queued()[:batch_episodes])
+        self.size -= batch_episodes
+        return oldest
+
+    def _queued(self) -> npt.NDArray[np.int64]:
+        """Slots of the episodes that are held, the oldest first (there may be more than one lap in `_next`)."""
+        return (self._next - self.size + np.arange(self.size)) % self.capacity
 
     def _prioritised(self, priorities: Priorities, batch_episodes: int) -> PrioritisedBatch:
         slots = priorities.draw(self._rng, batch_episodes)
@@ -130,16 +148,16 @@ class Replay:
     def save(self, folder: Path) -> None:
         """Writes what is held, the counters and the random state into `folder`; `load` continues to the bit."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name, ring in self._rings.items():
-            if name in self._wide:
-                _save_array(folder / f"{name}.npy", ring[: self.size])
-        _save_array(folder / "lengths.npy", self._lengths[: self.size])
+        held: Any = self._queued() if self._is_queue else slice(self.size)
+        for name in self._wide:
+            _save_array(folder / f"{name}.npy", self._rings[name][held])
+        _save_array(folder / "lengths.npy", self._lengths[held])
         if self._priorities is not None:
             _save_array(folder / "priorities.npy", self._priorities.held(self.size))
         state = {
             "capacity": self.capacity,
             "size": self.size,
-            "next": self._next,
+            "next": self.size % self.capacity if self._is_queue else self._next,
             "inserted": self.inserted,
             "sampled": self.sampled,
             "newest": sorted(self._newest.items()),
@@ -176,9 +194,10 @@ class Replay:
             rows = max(1, _COPY_BYTES // max(1, ring[0].nbytes))
             for start in range(0, size, rows):
                 ring[start : min(start + rows, size)] = parts[name][start : min(start + rows, size)]
-            ring[size : self.size] = 0  # what was held here before, so that unused slots are all padding
+            ring[size : self._used] = 0  # what was held here before, so that unused slots are all padding
         self._lengths[:] = 0
         self._lengths[:size] = lengths
+        self._used = size
         self.size, self._next = size, int(state["next"])
         self.inserted, self.sampled = int(state["inserted"]), int(state["sampled"])
         self._newest = {int(stream): int(sequence) for stream, sequence in state["newest"]}
@@ -249,20 +268,21 @@ def bytes_per_episode(spec: TeamSpec, storage: npt.DTypeLike, with_log_prob: boo
     return sum(int(getattr(one, name).nbytes) for name in _STORED) + np.dtype(np.int64).itemsize
 
 
-def _capacity(settings: ReplaySettings, per_episode: int, batch_episodes: int) -> int:
+def _capacity(settings: ReplaySettings, per_episode: int, least: int) -> int:
     capacity = settings.capacity_episodes
+    what = "its queue needs" if settings.sampling == "once" else "a batch"
     if settings.capacity_bytes is not None:
         capacity = min(capacity, settings.capacity_bytes // per_episode)
-        if capacity < batch_episodes:
+        if capacity < least:
             raise UserError(
                 f"replay.capacity_bytes={settings.capacity_bytes} holds {capacity} episodes of {per_episode} bytes,"
-                f" less than a batch (learner.batch_episodes={batch_episodes}): set replay.capacity_bytes to at least"
-                f" {per_episode * batch_episodes}, lower learner.batch_episodes, or set replay.storage=float16"
+                f" less than {what} ({least}; learner.batch_episodes decides): set replay.capacity_bytes to at least"
+                f" {per_episode * least}, lower learner.batch_episodes, or set replay.storage=float16"
             )
-    if capacity < batch_episodes:
+    if capacity < least:
         raise UserError(
-            f"replay.capacity_episodes={capacity} is less than learner.batch_episodes={batch_episodes}: the replay"
-            " could never hold a batch; raise the one or lower the other"
+            f"replay.capacity_episodes={capacity} is less than {what} ({least}; learner.batch_episodes decides): raise"
+            " the one or lower the other"
         )
     return capacity
 

@@ -44,7 +44,7 @@ class Rounds:
     def __init__(self, run: RunSettings, spec: TeamSpec, fleet: Fleet, diary: Diary) -> None:
         self._run, self._spec, self._fleet, self.diary = run, spec, fleet, diary
         self._progress = diary.progress
-        self._limiter = SamplesPerInsert(run.replay, run.learner.batch_episodes)
+        self._limiter = SamplesPerInsert(run.replay, run.learner.batch_episodes, rounds=True)
         self._calls = Calls(fleet, self._actor_lost)
         self._most_updates = min(MOST_UPDATES, updates_per_call(run, spec))
         self._weights: Any = None  # a reference
@@ -149,7 +149,7 @@ class Rounds:
         """All owed updates; the batches of the next call are gathered while the learner works on the last one's. What
         they tell of priorities counts from the next round on, so that it does not matter how calls are cut."""
         owed = self._limiter.may_sample()
-        batch, learner, replay = self._run.learner.batch_episodes, self._fleet.learner, self._fleet.replay
+        batch, learner, replay = self._limiter.batch_episodes, self._fleet.learner, self._fleet.replay
         asked: list[Any] = []
         told: list[Any] = []  # references
         while owed or asked:
@@ -164,6 +164,8 @@ class Rounds:
             count, updates = asked.pop(0)
             self._progress.updates = self._ask(learner, updates, needs=[replay])
             self._limiter.sampled(count * batch)
+        if self._limiter.queue:
+            self._replay_size = self._limiter.replay_size
         if told:
             self._ask(replay, replay.handle.update_priorities.remote(*told), needs=[learner])
         self._fetch_weights()

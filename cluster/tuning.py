@@ -21,7 +21,8 @@ from phalanx.cluster.run_folder import CATALOGUE
 from phalanx.cluster.service import FAILURE, Coordinator, connect, nodes
 from phalanx.configs.errors import RunFailed, UserError
 from phalanx.configs.search import Point, asha_env_steps, base_run, trial_points, trial_run
-from phalanx.configs.settings import RunSettings, SearchSettings
+from phalanx.configs.search_settings import SearchSettings
+from phalanx.configs.settings import RunSettings
 
 log = logging.getLogger("phalanx.tuning")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from phalanx.configs.catalogue import Catalogue, published_settings
 from phalanx.configs.describe import KeyTree, allowed
-from phalanx.configs.settings import RunSettings, SearchSettings
+from phalanx.configs.search_settings import SearchSettings
+from phalanx.configs.settings import RunSettings
 
 _HEAD = "| key | value | default | meaning |\n| --- | --- | --- | --- |"
 _NAMED = ("env", "algorithm")

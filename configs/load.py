@@ -18,6 +18,7 @@ from phalanx.configs.describe import KeyTree, value_words
 from phalanx.configs.docs import settings_docs
 from phalanx.configs.documents import Document, dump_data, read_document
 from phalanx.configs.errors import UserError
+from phalanx.configs.on_policy import OFF_POLICY_KEYS
 from phalanx.configs.overrides import Merged, Override, parse_override, value_on
 from phalanx.configs.problems import raise_problems, sentences
 from phalanx.configs.settings import AlgorithmSettings, EnvSettings, RunSettings
@@ -47,8 +48,9 @@ def shipped_runs() -> dict[str, Path]:
 def load_run(source: str | Path, overrides: Sequence[str] = (), *, catalogue: Catalogue) -> RunSettings:
     """The run that `source` (a path, or the name of a shipped run) and the overrides `key.path=value` describe.
 
-    An override of `env.name` or `algorithm.name` to another name drops that section of the file. The order of the
-    overrides does not matter. Raises a UserError that says what was got, what is allowed, which key and where.
+    An override of `env.name` or `algorithm.name` to another name drops that section of the file; where it goes from
+    an off-policy method to an on-policy one or back, also what the file says of the replay. The order of the overrides
+    does not matter. Raises a UserError that says what was got, what is allowed, which key and where.
     """
     return resolve(read_run_document(source), [parse_override(one) for one in overrides], catalogue)
 
@@ -124,6 +126,8 @@ def resolve(document: Document, overrides: Sequence[Override], catalogue: Catalo
             raise UserError(f"{error} ({where})") from None
         if changed:
             kept[section] = {"name": name}
+            if section == "algorithm" and _other_kind(document, models[section], catalogue):
+                kept = _without_replay(kept)
         if section == "algorithm":
             published = published_settings(name)
     merged = Merged(KeyTree(RunSettings, models, published.values_below(("algorithm",))), document.source)
@@ -131,6 +135,27 @@ def resolve(document: Document, overrides: Sequence[Override], catalogue: Catalo
     merged.lay(Document(kept, document.source, document.origins))
     problems = merged.apply(overrides)
     return _validated(merged, models, problems)
+
+
+def _other_kind(document: Document, chosen: type[Settings], catalogue: Catalogue) -> bool:
+    """Whether the file's algorithm is on-policy and the chosen one is not, or the other way round."""
+    inside = document.data.get("algorithm")
+    try:
+        written = catalogue.algorithm(inside["name"]) if isinstance(inside, Mapping) and "name" in inside else None
+    except UserError:
+        return False
+    return written is not None and written.on_policy != getattr(chosen, "on_policy", False)
+
+
+def _without_replay(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those that mean something else to a method of the other kind."""
+    kept = dict(data)
+    for section, keys in OFF_POLICY_KEYS.items():
+        if keys is None:
+            kept.pop(section, None)
+        elif isinstance(kept.get(section), Mapping):
+            kept[section] = {key: value for key, value in kept[section].items() if key not in keys}
+    return kept
 
 
 def _validated(merged: Merged, models: Mapping[str, type[Settings]], problems: list[str]) -> RunSettings:

@@ -19,7 +19,8 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.load import override_run, read_run_document, read_search_document, resolve, shipped_searches
 from phalanx.configs.overrides import Merged, Override, parse_override
 from phalanx.configs.problems import raise_problems, sentences
-from phalanx.configs.settings import AshaSettings, RunSettings, SearchSettings
+from phalanx.configs.search_settings import AshaSettings, SearchSettings
+from phalanx.configs.settings import RunSettings
 
 __all__ = [
     "AshaSettings",

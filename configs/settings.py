@@ -1,4 +1,4 @@
-"""Every setting of a run and of a search: type, range, default and meaning. The one home of these facts.
+"""Every setting of a run (of a search: search_settings.py): type, range, default, meaning. The one home of these facts.
 
 `env` and `algorithm` are sections whose models live beside the environment and the algorithm; the registries say
 which model a `name` stands for (see `phalanx.configs.load`).
@@ -6,10 +6,11 @@ which model a `name` stands for (see `phalanx.configs.load`).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
+from phalanx.configs import on_policy
 from phalanx.configs.base import Settings
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -171,7 +172,12 @@ class MixerSettings(Settings):
 
 
 class LearnerSettings(Settings):
-    batch_episodes: int = Field(default=32, ge=1, description="episodes in one update")
+    batch_episodes: int = Field(
+        default=32,
+        ge=1,
+        description="episodes in one update; on-policy methods take rollout.streams x rollout.envs_per_stream if it is"
+        " not given",
+    )
     device: Device = Field(default="auto", description="where updates run; auto takes a GPU where the learner has one")
     threads: int = Field(
         default=1, ge=1, description="torch threads of the learner in async mode; sync mode always uses one"
@@ -183,13 +189,19 @@ class ReplaySettings(Settings):
         default=32.0,
         gt=0,
         description="episodes sampled for each episode inserted: how often data is learned from, whatever the number of"
-        " workers (32 with batches of 32: one update per episode)",
+        " workers (32 with batches of 32: one update per episode); on-policy methods take 1",
     )
-    capacity_episodes: int = Field(default=5000, ge=1, description="episodes kept; the oldest make room")
+    capacity_episodes: int = Field(
+        default=5000,
+        ge=1,
+        description="episodes kept; the oldest make room; on-policy methods take what their queue needs",
+    )
     capacity_bytes: int | None = Field(
         default=None, ge=1, description="upper limit of the memory for episodes; fewer are kept where it is reached"
     )
-    min_episodes: int = Field(default=32, ge=1, description="episodes to collect before the first update")
+    min_episodes: int = Field(
+        default=32, ge=1, description="episodes to collect before the first update; on-policy methods wait for none"
+    )
     storage: Literal["float32", "float16"] = Field(
         default="float32", description="type in which observations and states are kept; float16 halves the memory"
     )
@@ -216,10 +228,10 @@ class ReplaySettings(Settings):
     def _exponents_have_an_effect(self) -> ReplaySettings:
         for key in ("priority_exponent", "importance_exponent"):
             given, default = getattr(self, key), type(self).model_fields[key].default
-            if self.sampling == "uniform" and given != default:
+            if self.sampling != "prioritised" and given != default:
                 raise ValueError(
-                    f"replay.{key}={given} has no effect with replay.sampling=uniform: leave it at {default}, or set"
-                    " replay.sampling=prioritised"
+                    f"replay.{key}={given} has no effect with replay.sampling={self.sampling}: leave it at {default},"
+                    " or set replay.sampling=prioritised"
                 )
         return self
 
@@ -321,6 +333,24 @@ class RunSettings(Settings):
     def networks(self) -> NetworkSettings:
         return NetworkSettings(agent=self.agent, mixer=self.mixer, input_noise=self.env.noise.demar)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_the_algorithm(cls, data: Any) -> Any:
+        return on_policy.filled(data, RolloutSettings)
+
+    @property
+    def least_capacity(self) -> int:
+        """Episodes for which the replay needs room."""
+        batch = self.learner.batch_episodes
+        return on_policy.least_capacity(batch, self.rollout.envs_per_stream) if self.algorithm.on_policy else batch
+
+    @model_validator(mode="after")
+    def _replay_suits_the_algorithm(self) -> RunSettings:
+        problem = on_policy.problem(self)
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
     @model_validator(mode="after")
     def _replay_holds_a_batch(self) -> RunSettings:
         if self.replay.capacity_episodes < self.learner.batch_episodes:
@@ -330,40 +360,3 @@ class RunSettings(Settings):
                 " raise the one or lower the other"
             )
         return self
-
-
-class AshaSettings(Settings):
-    """Asynchronous successive halving: of the trials that reach a rung, the best go on."""
-
-    grace_env_steps: int | None = Field(
-        default=None,
-        ge=1,
-        description="env steps that every trial gets: the first rung; null: max_env_steps / reduction_factor²",
-    )
-    max_env_steps: int | None = Field(
-        default=None, ge=1, description="env steps of the best trials; null: the run's total_env_steps"
-    )
-    reduction_factor: int = Field(default=3, ge=2, description="one in so many trials goes on at each rung")
-
-
-class SearchSettings(Settings):
-    """A search, complete (see `phalanx.configs.search`)."""
-
-    run: str = Field(description="the run that is varied: a shipped one's name, or a path seen from the search file")
-    overrides: dict[str, Any] = Field(
-        default={}, description="dotted key: value, laid over the run for all trials (`phalanx tune SEARCH key=value`)"
-    )
-    parameters: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
-        description="dotted key: list of values; all combinations are tried. algorithm.ensemble.agents_subset and"
-        " mixers_subset may be a fraction of the trial's members (0.5, 1.0) or null, for all of them",
-        min_length=1,
-    )
-    samples: int | None = Field(
-        default=None, ge=1, description="try only so many of the combinations, drawn with the run's seed; null: all"
-    )
-    metric: str = Field(
-        default="eval/return_mean", pattern=r"^[a-z_]+/[A-Za-z0-9_]+$", description="what decides which trial is best"
-    )
-    mode: Literal["max", "min"] = Field(default="max", description="whether the metric should be high or low")
-    asha: AshaSettings = Field(default=AshaSettings(), description="when trials are given up")
-    max_concurrent: int = Field(default=1, ge=1, description="trials that run at the same time")

@@ -174,9 +174,9 @@ def test_capacity_in_bytes_is_honoured() -> None:
 def test_a_capacity_below_a_batch_is_refused() -> None:
     each = bytes_per_episode(SPEC, np.float32)
     with pytest.raises(UserError, match=rf"holds 3 episodes of {each} bytes.*capacity_bytes to at least {32 * each}"):
-        Replay(SPEC, ReplaySettings(capacity_bytes=3 * each), 0, batch_episodes=32)
-    with pytest.raises(UserError, match=r"replay\.capacity_episodes=8 is less than learner\.batch_episodes=32"):
-        Replay(SPEC, ReplaySettings(capacity_episodes=8), 0, batch_episodes=32)
+        Replay(SPEC, ReplaySettings(capacity_bytes=3 * each), 0, least_capacity=32)
+    with pytest.raises(UserError, match=r"replay\.capacity_episodes=8 is less than a batch \(32; learner"):
+        Replay(SPEC, ReplaySettings(capacity_episodes=8), 0, least_capacity=32)
 
 
 def test_more_than_the_memory_there_is_is_refused_before_it_is_taken() -> None:

@@ -17,7 +17,7 @@ from phalanx.cluster.service import Coordinator
 from phalanx.cluster.tuning import TRIALS, run_search
 from phalanx.configs.errors import RunFailed, UserError
 from phalanx.configs.search import base_run, load_search
-from phalanx.configs.settings import SearchSettings
+from phalanx.configs.search_settings import SearchSettings
 from tests.cluster.runs import TINY, ray_session, rows_of
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,7 +19,8 @@ from phalanx.configs.search import (
     trial_points,
     trial_run,
 )
-from phalanx.configs.settings import RunSettings, SearchSettings
+from phalanx.configs.search_settings import SearchSettings
+from phalanx.configs.settings import RunSettings
 from tests.configs.stub import CATALOGUE, RUN, Mix
 
 SEARCH = """\

@@ -18,7 +18,8 @@ from phalanx.configs.catalogue import Catalogue, published_settings
 from phalanx.configs.describe import section_model
 from phalanx.configs.load import dump_run, load_run, run_from_dict, settings_docs, shipped_runs
 from phalanx.configs.search import base_run, load_search, shipped_searches, trial_points
-from phalanx.configs.settings import RunSettings, SearchSettings
+from phalanx.configs.search_settings import SearchSettings
+from phalanx.configs.settings import RunSettings
 from phalanx.envs.registry import ENVIRONMENTS, env_settings
 
 CATALOGUE = Catalogue(env_settings, algorithm_settings, tuple(ENVIRONMENTS), tuple(ALGORITHMS))
