@@ -35,6 +35,11 @@ ALGORITHMS: dict[str, str] = {
     "haddpg": "phalanx.algorithms.haddpg:HADDPG",
     "hatd3": "phalanx.algorithms.hatd3:HATD3",
     "hasac": "phalanx.algorithms.hasac:HASAC",
+    "ippo": "phalanx.algorithms.ippo:IPPO",
+    "mappo": "phalanx.algorithms.mappo:MAPPO",
+    "happo": "phalanx.algorithms.happo:HAPPO",
+    "hatrpo": "phalanx.algorithms.hatrpo:HATRPO",
+    "haa2c": "phalanx.algorithms.haa2c:HAA2C",
     "omdpg": "phalanx.algorithms.omdpg:OMDPG",
 }
 

@@ -6,6 +6,7 @@ smaller agents padded with zeros). What speaks of whole actions, such as `log_pr
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from typing import TypeVar
@@ -46,6 +47,14 @@ class Distribution(ABC):
     @abstractmethod
     def kl(self, other: Distribution) -> Tensor:
         """[..., N]: KL(self ‖ other), of two distributions of the same kind."""
+
+    def frozen(self: _Kind) -> _Kind:
+        """A copy without gradients, which stays what it is when parameters are moved in place."""
+        kept = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(kept, name, value.detach().clone())
+        return kept
 
 
 class Categorical(Distribution):

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from phalanx.algorithms.base import TensorBatch
 from phalanx.algorithms.common.batch import EpisodeBatch, empty_batch
-from phalanx.algorithms.registry import ALGORITHMS, algorithm_class
-from phalanx.algorithms.value_mixing import Terms, ValueMixing
+from phalanx.algorithms.registry import ALGORITHMS, algorithm_class, algorithm_settings
+from phalanx.algorithms.value_mixing import Terms, ValueMixing, ValueMixingSettings
 from phalanx.configs.settings import NetworkSettings
 from phalanx.envs.team import TeamSpec
 
-NAMES = tuple(ALGORITHMS)
+NAMES = tuple(name for name in ALGORITHMS if issubclass(algorithm_settings(name), ValueMixingSettings))
 UNMIXED = ("vdn", "iql", "qtran_base")  # without mixing weights that depend on the state
 STATELESS = ("vdn", "iql")
 MIXING = tuple(name for name in NAMES if name not in UNMIXED)

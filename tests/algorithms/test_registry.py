@@ -1,4 +1,5 @@
-"""Every algorithm in every small environment, what is refused, and that no setting is dead."""
+"""Every value-mixing method in every small environment, what is refused, and that no setting is dead; the other
+families' files ask the same of theirs."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 
 from phalanx.algorithms.base import Capabilities, require_compatible
 from phalanx.algorithms.common.batch import EpisodeBatch
-from phalanx.algorithms.registry import ALGORITHMS, algorithm_class, algorithm_settings, make_algorithm, make_policy
+from phalanx.algorithms.registry import algorithm_class, algorithm_settings, make_algorithm, make_policy
 from phalanx.algorithms.vdn import UnmixedSettings
 from phalanx.cluster.learner import Learner
 from phalanx.cluster.rollout import Rollout
@@ -287,12 +288,12 @@ ELSEWHERE = {
 NEED_A_MIXER = {"ensemble.mixers", "ensemble.mixers_subset", "regulariser.alpha"} | {
     key for key in OTHER if key.startswith("adaptive.")
 }
-WITHOUT = {name for name in ALGORITHMS if issubclass(algorithm_settings(name), UnmixedSettings)}
+WITHOUT = {name for name in NAMES if issubclass(algorithm_settings(name), UnmixedSettings)}
 UNMIXED = {(name, key) for name in WITHOUT for key in NEED_A_MIXER}  # refused: see above
 # The rule is the same everywhere: that it can be switched on is asked of every method, the rest of one.
 ONE_RULE = {
     (name, key)
-    for name in set(ALGORITHMS) - {"demar"}
+    for name in set(NAMES) - {"demar"}
     for key in OTHER
     if key.startswith("adaptive.") and key != "adaptive.enabled"
 }
@@ -335,7 +336,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 
 # s_qmix and re_qmix are res by other defaults.
-METHODS = [name for name in ALGORITHMS if name not in ("s_qmix", "re_qmix")]
+METHODS = [name for name in NAMES if name not in ("s_qmix", "re_qmix")]
 SETTINGS = [(name, path) for name in METHODS for path, _ in leaves(algorithm_settings(name))]
 SETTINGS += [("s_qmix", "softmax_beta"), ("s_qmix", "penalty_lambda"), ("re_qmix", "softmax")]
 
