@@ -249,9 +249,9 @@ class EvaluatorActor(_Shell):
         self._plain = _settled(Evaluator(run, _load_policy))
         return Hello(os.getpid(), self.evaluator.spec)
 
-    def evaluate(self, weights: Weights, version: int) -> EvaluationResult:
+    def evaluate(self, weights: Weights, version: int, film: bool = False) -> EvaluationResult:
         self.evaluator.set_weights(weights, version)
-        return self.evaluator.evaluate()
+        return self.evaluator.evaluate(film=film)
 
 
 class RayFleet(Fleet):

@@ -207,10 +207,9 @@ def _did_you_mean(wrong: str, names: Sequence[str]) -> str:
 
 def _film(team: TrainedTeam, episodes: int, gif: Path) -> None:
     from phalanx.cluster.policy import load_policy
-    from phalanx.cluster.render import play_frames, write_gif
-    from phalanx.envs.registry import make_env
+    from phalanx.cluster.render import make_drawn_env, play_frames, write_gif
 
-    env = make_env(team.run.env, 1, load_policy)
+    env = make_drawn_env(team.run.env, 1, load_policy)
     try:
         write_gif(gif, play_frames(env, team, episodes, team.run.seed))
     finally:

@@ -74,6 +74,12 @@ class Diary:
         return due(every, progress.evaluated_at, progress.env_steps)
 
     @property
+    def clip_due(self) -> bool:
+        """Whether the evaluation that is due is filmed: one in `sinks.clip_every_evaluations`, and the last."""
+        every = self.run.sinks.clip_every_evaluations
+        return every is not None and (self.complete or self.progress.evaluations % every == 0)
+
+    @property
     def checkpoint_due(self) -> bool:
         """Every `checkpoint.every_env_steps`, and in the end."""
         every, progress = self.run.checkpoint.every_env_steps, self.progress
@@ -111,6 +117,10 @@ class Diary:
         if not progress.best or row[metrics.EVAL_RETURN] > progress.best[metrics.EVAL_RETURN]:
             progress.best = dict(progress.final)
         self._new_evaluation = {metrics.EVAL_ENV_STEPS: env_steps, **row}
+        if result.clip is not None:
+            self._sinks.write_clip(env_steps, result.clip)
+        elif result.no_clip:
+            log.warning("no clip of the evaluation after %d env steps: %s", env_steps, result.no_clip)
         return row
 
     def report(self, *parts: Mapping[str, float | int]) -> Row:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phalanx.cluster.metrics import Row, evaluation_metrics
+from phalanx.cluster.render import make_drawn_env
 from phalanx.configs.errors import RunFailed
 from phalanx.configs.settings import RunSettings
 from phalanx.envs.registry import make_env
@@ -28,6 +29,8 @@ class EvaluationResult:
     wins: Bools | None  # [n]; None where the environment knows no winning
     metrics: dict[str, Floats]  # [n] each: the environment's metrics, summed over the episode
     greedy_joint_action: list[int] | None = None  # of the first step of the first episode; matrix games only
+    clip: bytes | None = None  # the first episode as a GIF, where that was asked for
+    no_clip: str = ""  # why there is none although it was
 
     def as_metrics(self) -> Row:
         """`eval/return_mean`, `eval/return_std`, `eval/win_rate` where there is one, `eval/<metric>_mean`."""
@@ -54,11 +57,13 @@ class Evaluator:
     def set_weights(self, weights: Mapping[str, npt.NDArray[Any]], version: int) -> None:
         """Weights for the next evaluation; `version` is the number of updates they have seen."""
         self._policy.load_weights(weights)
+        self._weights = weights
         self.version = version
 
-    def evaluate(self, episodes: int | None = None, seed: int | None = None) -> EvaluationResult:
-        """Exactly `episodes` episodes (default: the run's), seeded by `seed` (default: the run's). RunFailed on a
-        reward that is not finite or a simulator that keeps crashing."""
+    def evaluate(self, episodes: int | None = None, seed: int | None = None, film: bool = False) -> EvaluationResult:
+        """Exactly `episodes` episodes (default: the run's), seeded by `seed` (default: the run's). With `film`, the
+        first of them is played once more for the clip. RunFailed on a reward that is not finite or a simulator that
+        keeps crashing."""
         episodes = self._run.evaluation.episodes if episodes is None else episodes
         if episodes < 1:
             raise ValueError(f"an evaluation has at least one episode, got {episodes}")
@@ -81,14 +86,29 @@ class Evaluator:
             if len(ended):
                 self._policy.reset_rows(memory, ended)
             seen = step.next
-        return tally.result(first)
+        result = tally.result(first)
+        if film:
+            self._film(result, seed)
+        return result
+
+    def _film(self, result: EvaluationResult, seed: int) -> None:
+        from phalanx.cluster.policy import TrainedTeam
+        from phalanx.cluster.render import gif_bytes, play_frames
+
+        try:
+            team = TrainedTeam(self._run, self.spec, self._weights)
+            result.clip = gif_bytes(play_frames(self._env, team, 1, seed))
+        except Exception as error:  # a run is worth more than its pictures
+            result.no_clip = str(error) or type(error).__name__
 
     def close(self) -> None:
         """Closes the environments."""
         self._env.close()
 
     def _make_env(self, episodes: int) -> TeamEnv:
-        return make_env(self._run.env, self._count(episodes), self._load_policy)
+        films = self._run.sinks.clip_every_evaluations is not None
+        make = make_drawn_env if films else make_env
+        return make(self._run.env, self._count(episodes), self._load_policy)
 
     def _count(self, episodes: int) -> int:
         return min(episodes, self._run.env.most_evaluation_envs or MOST_ENVS)

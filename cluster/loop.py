@@ -114,7 +114,7 @@ class SerialLoop:
     def _write_what_is_due(self) -> None:
         diary = self.diary
         if diary.evaluation_due:
-            diary.evaluated(self.progress.env_steps, self.evaluator.evaluate())
+            diary.evaluated(self.progress.env_steps, self.evaluator.evaluate(film=diary.clip_due))
         if diary.report_due:
             diary.report(
                 self.learner.metrics(),

@@ -207,7 +207,7 @@ class Pipeline:
                 self._evaluation = None
                 self._learning.forget_published()
 
-        ref = evaluator.handle.evaluate.remote(evaluation.of.weights, evaluation.of.version)
+        ref = evaluator.handle.evaluate.remote(evaluation.of.weights, evaluation.of.version, self.diary.clip_due)
         self._calls.add(evaluator, ref, evaluated, lost)
 
     def _actor_lost(self, member: Member) -> None:

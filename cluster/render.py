@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from phalanx.configs.errors import UserError
+from phalanx.configs.settings import EnvSettings
+from phalanx.envs.registry import make_env
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
 from phalanx.envs.team import Step, TeamEnv, TeamPolicy
 
@@ -18,7 +21,8 @@ Frame = npt.NDArray[np.uint8]  # [H, W, 3]
 
 FRAMES_PER_S = 12
 _PAUSE_FRAMES = 9  # the last picture of an episode stays for as long as so many
-_COLOURS = 96
+_COLOURS = 128
+_LARGEST = 512  # pixels
 
 
 def require_picture_path(path: Path, suffixes: Sequence[str], option: str) -> None:
@@ -33,6 +37,17 @@ def require_picture_path(path: Path, suffixes: Sequence[str], option: str) -> No
         raise UserError(f"{option} {path}: there is no folder {path.parent}; create it first")
 
 
+def make_drawn_env(
+    settings: EnvSettings, num_envs: int, load_policy: Callable[[str], TeamPolicy] | None = None
+) -> TeamEnv:
+    """What `make_env` gives, made for pictures where that can be done."""
+    drawn = settings.for_pictures()
+    if drawn is not settings:
+        with contextlib.suppress(Exception):  # it does not take the argument, or cannot draw: then it says why not
+            return make_env(drawn, num_envs, load_policy)
+    return make_env(settings, num_envs, load_policy)
+
+
 def play_frames(env: TeamEnv, policy: TeamPolicy, episodes: int, run_seed: int) -> list[Frame]:
     """Pictures of greedy episodes of environment 0, one after the other, each with a line above that says how far the
     episode is and what it has earned; the other environments are ignored.
@@ -41,6 +56,13 @@ def play_frames(env: TeamEnv, policy: TeamPolicy, episodes: int, run_seed: int) 
     environment gives no picture.
     """
     env.film(0)
+    try:
+        return _of_one_size(_frames(env, policy, episodes, run_seed))
+    finally:
+        env.film(-1)
+
+
+def _frames(env: TeamEnv, policy: TeamPolicy, episodes: int, run_seed: int) -> list[Frame]:
     obs = env.reset([EpisodeSeeds(run_seed, Purpose.EVALUATION, e) for e in range(env.num_envs)])
     policy.reset(env.num_envs)
     frames: list[Frame] = []
@@ -54,11 +76,11 @@ def play_frames(env: TeamEnv, policy: TeamPolicy, episodes: int, run_seed: int) 
             if step.ended.any():
                 policy.reset_rows(np.flatnonzero(step.ended))
             line.add(step)
-            last = env.last_picture() if ended else _picture(env)
+            last = _last_picture(env) if ended else _picture(env)
             # Whoever cannot draw the end (an environment of one's own, perhaps) shows the step before it.
             frames.append(frames[-1] if last is None else line.above(last))
         frames.extend([frames[-1]] * _PAUSE_FRAMES)
-    return _of_one_size(frames)
+    return frames
 
 
 class _Line:
@@ -83,11 +105,27 @@ class _Line:
         return with_header(picture, f"{self._name}  step {self._steps}", f"return {self._sum:.4g}{self._outcome}")
 
 
+def _last_picture(env: TeamEnv) -> Frame | None:
+    picture = env.last_picture()
+    return None if picture is None else _not_too_large(picture)
+
+
 def _picture(env: TeamEnv) -> Frame:
     picture = env.render(0)
     if picture is None:
         raise UserError(f"the environment {env.spec.env_name} cannot draw itself: {env.why_no_picture}")
-    return np.asarray(picture, dtype=np.uint8)
+    return _not_too_large(np.asarray(picture, dtype=np.uint8))
+
+
+def _not_too_large(picture: Frame) -> Frame:
+    """Simulators' own pictures may be larger than a film needs."""
+    from PIL import Image
+
+    share = max(picture.shape[:2]) / _LARGEST
+    if share <= 1:
+        return picture
+    size = (round(picture.shape[1] / share), round(picture.shape[0] / share))
+    return np.array(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
 
 
 def _of_one_size(frames: list[Frame]) -> list[Frame]:

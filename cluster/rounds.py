@@ -213,7 +213,7 @@ class Rounds:
             self.diary.evaluated(env_steps, result)
 
         evaluator = self._fleet.evaluator
-        ref = evaluator.handle.evaluate.remote(weights, version)
+        ref = evaluator.handle.evaluate.remote(weights, version, self.diary.clip_due)
         self._calls.add(evaluator, ref, evaluated, self._rewind_for_objects)
 
     def _await_evaluation(self) -> None:

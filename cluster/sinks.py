@@ -7,10 +7,12 @@ others are company: where they fail while the run is going, they say so once and
 from __future__ import annotations
 
 import errno
+import io
 import json
 import math
 import os
 import secrets
+import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,12 +25,15 @@ from phalanx.configs.settings import RunSettings, WandbSettings
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_ID_FILE = "wandb_run.json"
+CLIP = "eval/clip"
 
 
 class Sink(Protocol):
     """Takes report rows; the x-axis is always env steps."""
 
     def write(self, row: Row) -> None: ...
+
+    def write_clip(self, env_steps: int, gif: bytes) -> None: ...
 
     def close(self) -> None: ...
 
@@ -50,6 +55,9 @@ class JsonLines:
             self._file.flush()
         except OSError as error:
             raise cannot_write(self.path, error) from error
+
+    def write_clip(self, env_steps: int, gif: bytes) -> None:
+        """Pictures are no metrics."""
 
     def close(self) -> None:
         self._file.close()
@@ -76,6 +84,14 @@ class TensorBoard:
             env_steps = int(part.pop(ENV_STEPS))
             for key, value in part.items():
                 self._writer.add_scalar(key, value, env_steps)
+
+    def write_clip(self, env_steps: int, gif: bytes) -> None:
+        # As it is: `add_video` would need another library, and encode the pictures anew.
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        width, height = struct.unpack("<HH", gif[6:10])
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=CLIP, image=image)]), env_steps)
 
     def close(self) -> None:
         self._writer.close()
@@ -121,6 +137,10 @@ class WeightsAndBiases:
         for part in split_evaluation(row):
             self._run.log(part)
 
+    def write_clip(self, env_steps: int, gif: bytes) -> None:
+        video = _import_wandb().Video(io.BytesIO(gif), format="gif")
+        self._run.log({ENV_STEPS: env_steps, CLIP: video})
+
     def close(self) -> None:
         self._run.finish()
 
@@ -134,6 +154,9 @@ class Company:
 
     def write(self, row: Row) -> None:
         self._attempt("write", row)
+
+    def write_clip(self, env_steps: int, gif: bytes) -> None:
+        self._attempt("write_clip", env_steps, gif)
 
     def close(self) -> None:
         self._attempt("close")
@@ -162,6 +185,11 @@ class Sinks:
     def write(self, row: Row) -> None:
         for sink in self._sinks:
             sink.write(row)
+
+    def write_clip(self, env_steps: int, gif: bytes) -> None:
+        """A moving picture of the team after `env_steps`."""
+        for sink in self._sinks:
+            sink.write_clip(env_steps, gif)
 
     def close(self) -> None:
         for sink in self._sinks:

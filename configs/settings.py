@@ -53,6 +53,10 @@ class EnvSettings(Settings):
     )
     noise: NoiseSettings = Field(default=NoiseSettings(), description="noise on observations and state")
 
+    def for_pictures(self) -> EnvSettings:
+        """Of the same environment, made so that it can be drawn: for those whom that costs something."""
+        return self
+
     @property
     def most_evaluation_envs(self) -> int | None:
         """Environments that an evaluation may step together; None where they are light enough for any number."""
@@ -281,6 +285,22 @@ class WandbSettings(Settings):
 class SinkSettings(Settings):
     tensorboard: bool = Field(default=False, description="write TensorBoard event files below the run folder")
     wandb: WandbSettings | None = Field(default=None, description="send metrics to Weights & Biases")
+    clip_every_evaluations: int | None = Field(
+        default=None,
+        ge=1,
+        description="a greedy episode as a moving picture for TensorBoard and Weights & Biases, with one evaluation in"
+        " so many, from the first one on, and with the last; null: none",
+    )
+
+    @model_validator(mode="after")
+    def _somebody_takes_clips(self) -> SinkSettings:
+        if self.clip_every_evaluations is not None and not self.tensorboard and self.wandb is None:
+            raise ValueError(
+                f"sinks.clip_every_evaluations={self.clip_every_evaluations} has no effect without a place for clips:"
+                " set sinks.tensorboard=true or sinks.wandb={}, or leave it out (`phalanx evaluate DIR --gif FILE`"
+                " makes a film of any run)"
+            )
+        return self
 
 
 class ClusterSettings(Settings):

@@ -31,7 +31,8 @@ class GymnasiumSettings(ParallelSettings):
         " the module that registers it and is imported, so its code runs"
     )
     kwargs: dict[str, Any] = Field(
-        default={}, description="arguments of gymnasium.make; render_mode: rgb_array is what pictures need"
+        default={},
+        description="arguments of gymnasium.make; for films, render_mode: rgb_array is added where it is taken",
     )
     observations: Literal["auto", "each", "shared"] = Field(
         default="auto",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -51,8 +52,8 @@ class MaMuJoCoSettings(ParallelSettings):
     )
     kwargs: dict[str, Any] = Field(
         default={},
-        description="arguments of the Gymnasium environment; render_mode: rgb_array is what pictures need, and the"
-        " environment variable MUJOCO_GL=egl where there is no display",
+        description="arguments of the Gymnasium environment; for films, render_mode: rgb_array is added, and where"
+        " there is no display the environment variable MUJOCO_GL is set to egl, if it is not set",
     )
 
 
@@ -65,6 +66,8 @@ class MaMuJoCo(ParallelTeam):
     def __init__(
         self, settings: MaMuJoCoSettings, num_envs: int, load_policy: Callable[[str], TeamPolicy] | None = None
     ) -> None:
+        if settings.kwargs.get("render_mode") == "rgb_array" and "DISPLAY" not in os.environ:
+            os.environ.setdefault("MUJOCO_GL", "egl")
         import_library("mujoco", NEEDS)
         library = import_library("gymnasium_robotics.envs.multiagent_mujoco.mamujoco_v1", NEEDS)
         parts, factorization = _parts(library, settings)

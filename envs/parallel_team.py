@@ -43,6 +43,13 @@ class ParallelSettings(EnvSettings):
         " after the other; auto takes state(), or all_obs where there is none or where it is the same",
     )
 
+    def for_pictures(self) -> EnvSettings:
+        """With `render_mode: rgb_array` among the environment's arguments, unless the user has chosen a mode."""
+        kwargs = getattr(self, "kwargs", {"render_mode": None})
+        if "render_mode" in kwargs:
+            return self
+        return self.model_copy(update={"kwargs": {**kwargs, "render_mode": "rgb_array"}})
+
 
 class TwoSidedSettings(ParallelSettings):
     """Where some agents may be left to opponents."""
@@ -142,6 +149,10 @@ class ParallelTeam(TeamEnv):
         self._settings = settings
         self._envs = [source.build()]
         probe = self._envs[0]
+        self.why_no_picture = (
+            f"{label} gives none; an environment of another library can be drawn where it takes render_mode=rgb_array"
+            " (has that as its render_mode) and its render() then returns an array"
+        )
         limit = parallel.episode_limit(probe, source.arguments, settings.max_steps, label)
         agents = [parallel.describe(probe, name, label) for name in probe.possible_agents]
         two_sided = settings if isinstance(settings, TwoSidedSettings) else None
@@ -251,6 +262,7 @@ class ParallelTeam(TeamEnv):
             self._live[e] = left
             if terminated[e] or truncated[e]:
                 finals.append(frame.row(e))
+                self._draw_last(np.array([e]))
                 frame.flat[e] = 0
                 self._start(e, frame)
         return Step(
@@ -267,7 +279,11 @@ class ParallelTeam(TeamEnv):
         env = self._envs[index]
         if getattr(env, "render_mode", None) != "rgb_array":
             return None
-        picture = env.render()
+        try:
+            picture = env.render()
+        except Exception as error:
+            self.why_no_picture = f"its render() failed with {type(error).__name__}: {error}"
+            return None
         return None if picture is None else np.array(picture, np.uint8)
 
     def close(self) -> None:

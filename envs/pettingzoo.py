@@ -28,7 +28,8 @@ class PettingZooSettings(TwoSidedSettings):
         " is imported, so its code runs"
     )
     kwargs: dict[str, Any] = Field(
-        default={}, description="arguments of `parallel_env`; render_mode: rgb_array is what pictures need"
+        default={},
+        description="arguments of `parallel_env`; for films, render_mode: rgb_array is added where it is taken",
     )
 
 

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import math
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from phalanx.cluster import sinks
 from phalanx.cluster.metrics import Row
+from phalanx.cluster.render import gif_bytes
 from phalanx.configs.errors import UserError
 from phalanx.configs.settings import AlgorithmSettings, EnvSettings, RunSettings, SinkSettings, WandbSettings
 
@@ -150,9 +153,52 @@ def test_a_missing_package_is_a_sentence(
         sinks.open_sinks(make_run(**wanted), tmp_path)
 
 
+def film(steps: int = 3) -> bytes:
+    return gif_bytes([np.full((20, 30 + 2 * steps, 3), 40 * k, np.uint8) for k in range(steps)])
+
+
+def test_tensorboard_gets_clips_that_move(tmp_path: Path) -> None:
+    from PIL import Image
+    from tensorboardX.proto.event_pb2 import Event
+
+    sink = sinks.open_sinks(make_run(tensorboard=True, clip_every_evaluations=2), tmp_path)
+    sink.write_clip(100, film(3))
+    sink.write_clip(300, film(4))
+    sink.close()
+    found = []
+    (file,) = (tmp_path / "tensorboard").glob("events.*")
+    data, at = file.read_bytes(), 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 8], "little")
+        event = Event.FromString(data[at + 12 : at + 12 + size])
+        found += [(event.step, value.tag, value.image) for value in event.summary.value]
+        at += 12 + size + 4
+    assert [(step, tag) for step, tag, _ in found] == [(100, "eval/clip"), (300, "eval/clip")]
+    for frames, (_, _, image) in zip((3, 4), found, strict=True):
+        assert (image.height, image.width, image.colorspace) == (20, 30 + 2 * frames, 3)
+        with Image.open(io.BytesIO(image.encoded_image_string)) as picture:
+            assert picture.format == "GIF" and picture.n_frames == frames
+
+
+def test_metrics_know_nothing_of_clips(tmp_path: Path) -> None:
+    sink = sinks.open_sinks(make_run(), tmp_path)
+    sink.write_clip(100, film())
+    sink.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_clips_need_a_place() -> None:
+    with pytest.raises(ValueError, match=r"sinks\.clip_every_evaluations=2 has no effect .*sinks\.tensorboard=true"):
+        SinkSettings(clip_every_evaluations=2)
+    SinkSettings(clip_every_evaluations=2, wandb=WandbSettings())
+
+
 class Failing:
     def write(self, row: Row) -> None:
         raise ConnectionError("network is gone\nand a long story")
+
+    def write_clip(self, env_steps: int, gif: bytes) -> None:
+        raise AssertionError("a failed sink is left alone")
 
     def close(self) -> None:
         raise AssertionError("a failed sink is left alone")
@@ -162,6 +208,7 @@ def test_a_failure_of_company_warns_once_and_the_rest_goes_on(tmp_path: Path) ->
     def use(sink: sinks.Sink) -> None:
         sink.write(ROWS[0])
         sink.write(ROWS[1])
+        sink.write_clip(200, film())
         sink.close()
 
     json_lines = sinks.JsonLines(tmp_path / "metrics.jsonl")
@@ -248,8 +295,11 @@ def test_wandb_offline_needs_no_key_and_leaves_a_run_to_sync(tmp_path: Path, mon
     sink = sinks.open_sinks(run, tmp_path)
     for row in ROWS:
         sink.write(row)
+    sink.write_clip(250, film(5))
     sink.close()
     run_id = json.loads((tmp_path / "wandb_run.json").read_text())["id"]
     (file,) = tmp_path.glob(f"wandb/offline-run-*/run-{run_id}.wandb")
     data = file.read_bytes()
     assert b"eval/return_mean" in data and b"some_algorithm" in data
+    (clip,) = (tmp_path / "wandb").glob("offline-run-*/files/media/videos/eval/clip_*.gif")
+    assert clip.read_bytes() == film(5)
