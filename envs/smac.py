@@ -20,7 +20,7 @@ from phalanx.envs.drawing_battle import draw_battle
 from phalanx.envs.smac_game import Game, View, alive, make_game
 from phalanx.envs.smac_install import load_smac, require_game
 from phalanx.envs.smac_maps import named_map, team_spec
-from phalanx.envs.smac_processes import Keeper, kill, marked
+from phalanx.envs.smac_processes import Keeper, can_look, kill, marked
 from phalanx.envs.team import Bools, Obs, Step, TeamEnv, TeamPolicy
 
 LOG = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class Smac(TeamEnv):
     def __init__(
         self, settings: SmacSettings, num_envs: int, load_policy: Callable[[str], TeamPolicy] | None = None
     ) -> None:
-        self._build = load_smac()
+        self._build = load_smac(max(settings.start_limit_s, settings.step_limit_s))
         self._map = named_map(settings.scenario)
         versions = require_game(settings.scenario, settings.game_version)
         self.spec = team_spec(self._map, settings.max_steps or self._map.limit, versions)
@@ -185,8 +185,8 @@ class Smac(TeamEnv):
         return begun | self._start({e: seed for e, seed in taken.items() if e not in begun})
 
     def _start(self, seeds: Mapping[int, int]) -> dict[int, View]:
-        """Starts new games, one after the other, which then get ready side by side. UserError as the library's own
-        errors say; RunFailed where a game does not start in `START_ATTEMPTS` attempts."""
+        """Starts new games, one after the other, which then get ready side by side. UserError where the map is another
+        one; RunFailed where a game does not start in `START_ATTEMPTS` attempts."""
         ready: dict[int, View] = {}
         reasons: dict[int, str] = {}
         if seeds and (orphans := self._keeper.start()):
@@ -232,7 +232,8 @@ class Smac(TeamEnv):
             call = game.begin()
             deadline = time.monotonic() + settings.stagger_s
             # The mark must stay until the process has it.
-            while not call.done() and not marked(mark.__eq__) and time.monotonic() < deadline + MARK_LIMIT_S:
+            patience = deadline + (MARK_LIMIT_S if can_look() else 0)
+            while not call.done() and not marked(mark.__eq__) and time.monotonic() < patience:
                 wait([call], timeout=LOOK_S)
         wait([call], timeout=max(0.0, deadline - time.monotonic()))
         return call

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -198,4 +199,4 @@ def alive(avail: Bools) -> Bools:
 
 
 def _refuse_to_restart() -> NoReturn:
-    raise GameLost("the connection to it broke")
+    raise GameLost(f"the connection to it broke: {sys.exc_info()[1]}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.machinery
+import math
 import os
 import re
 import sys
@@ -30,9 +31,9 @@ PROTOBUF = (
 )
 
 
-def load_smac() -> Callable[..., Any]:
-    """The class StarCraft2Env. A UserError tells apart: no smac, another smac, one of its own needs missing, a protobuf
-    that does not fit."""
+def load_smac(patience_s: float = 0.0) -> Callable[..., Any]:
+    """The class StarCraft2Env, with a game that may take `patience_s` for an answer. A UserError tells apart: no smac,
+    another smac, one of its own needs missing, a protobuf that does not fit."""
     try:
         importlib.import_module("smac")
         module = importlib.import_module("smac.env")
@@ -52,7 +53,7 @@ def load_smac() -> Callable[..., Any]:
         ) from error
     if not hasattr(module, "StarCraft2Env"):
         raise UserError(OTHER)
-    _settle_flags()
+    _settle_flags(patience_s)
     made: Callable[..., Any] = module.StarCraft2Env
     return made
 
@@ -64,11 +65,17 @@ def _is_another_smac() -> bool:
     return bool(places) and not any((Path(place) / "env").is_dir() for place in places or ())
 
 
-def _settle_flags() -> None:
-    """pysc2 reads absl's flags, which refuse to be read in a program that never parsed its command line for them."""
-    flags = sys.modules.get("absl.flags")
-    if flags is not None and not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
+def _settle_flags(patience_s: float) -> None:
+    """pysc2 reads absl's flags, which refuse to be read in a program that never parsed its command line for them. One
+    of them is how long it waits for a game, to start or to answer."""
+    absl_flags = sys.modules.get("absl.flags")
+    if absl_flags is None:
+        return
+    flags = absl_flags.FLAGS
+    if not flags.is_parsed():
+        flags.mark_as_parsed()
+    if "sc2_timeout" in flags:
+        flags.sc2_timeout = max(flags.sc2_timeout, math.ceil(patience_s))
 
 
 def game_folder() -> Path:
@@ -93,7 +100,17 @@ def require_game(map_name: str, game_version: str | None) -> dict[str, str]:
             f" maps come apart from the game and from the package ({HOW})"
         )
     # Without a version pysc2 starts the newest build.
-    return {**versions(("smac", "pysc2")), "StarCraft II": game_version or f"build {builds[-1]}"}
+    return {**versions(("smac", "pysc2")), "StarCraft II": game_version or _named(builds[-1])}
+
+
+def _named(build: int) -> str:
+    """A build of the game, and its version where pysc2 knows it."""
+    try:
+        known = importlib.import_module("pysc2.run_configs.lib").VERSIONS.values()
+    except ImportError:
+        known = ()
+    names = [version.game_version for version in known if version.build_version == build]
+    return f"{names[0]} (build {build})" if names else f"build {build}"
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -37,10 +37,15 @@ def _space() -> str:
         return "0"
 
 
+def can_look() -> bool:
+    """Whether there is /proc. Without it nothing of this works, and nothing fails."""
+    return os.path.isdir("/proc/self")
+
+
 def marked(matches: Callable[[str], bool]) -> list[int]:
-    """Processes whose mark matches; none where there is no /proc."""
+    """Processes whose mark matches."""
     found = []
-    for entry in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+    for entry in os.listdir("/proc") if can_look() else ():
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
         try:
@@ -80,7 +85,7 @@ class Keeper:
 
     def start(self) -> int:
         """Starts the watchdog and ends orphans of former owners; how many there were."""
-        if self._watchdog is None and os.path.isdir("/proc/self"):
+        if self._watchdog is None and can_look():
             self._watchdog = subprocess.Popen(
                 [sys.executable, "-I", "-S", os.path.abspath(__file__), self._owner],
                 stdin=subprocess.PIPE,

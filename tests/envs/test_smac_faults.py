@@ -42,7 +42,7 @@ def record(env: Smac, steps: int, seed: int = 0) -> tuple[Harvest, int]:
 def test_a_broken_game_costs_its_episode_and_is_replaced(script: Script, caplog: pytest.LogCaptureFixture) -> None:
     def crash(env: StarCraft2Env, what: str) -> None:
         if what == "step" and env.steps == 5 and len(script.made) == 2 and env is script.made[1]:
-            raise Broken
+            raise Broken("connection already closed")
 
     script.before = crash
     env = team(2, max_steps=30)
@@ -55,7 +55,7 @@ def test_a_broken_game_costs_its_episode_and_is_replaced(script: Script, caplog:
     assert step.final is not None
     np.testing.assert_array_equal(step.final.obs[-1], before.obs[1])  # what was seen last
     assert obs.alive[1].all()  # another battle
-    assert "lost the game of environment 1" in caplog.text
+    assert "lost the game of environment 1" in caplog.text and "connection already closed" in caplog.text
     first, broken, new = script.made
     assert (first.launches, broken.launches, new.launches) == (1, 1, 1)  # SMAC's own restart did not happen
     assert eventually(lambda: broken.closed) and new.arguments["seed"] != broken.arguments["seed"]

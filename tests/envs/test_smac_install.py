@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,6 +86,47 @@ def test_with_a_package_that_cannot_be_imported(packages: Path) -> None:
     write(packages, "1 / 0\n")
     with pytest.raises(UserError, match=r"importing smac failed: ZeroDivisionError: .*docs/smac\.md"):
         load_smac()
+
+
+def test_pysc2_waits_as_long_as_the_settings_allow(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Flags:
+        """absl's, as far as it is used."""
+
+        def __init__(self) -> None:
+            self.parsed, self.timeout = False, 120
+
+        def __contains__(self, name: str) -> bool:
+            return name == "sc2_timeout"
+
+        def is_parsed(self) -> bool:
+            return self.parsed
+
+        def mark_as_parsed(self) -> None:
+            self.parsed = True
+
+        @property
+        def sc2_timeout(self) -> int:
+            assert self.parsed, "absl refuses this"
+            return self.timeout
+
+        @sc2_timeout.setter
+        def sc2_timeout(self, seconds: int) -> None:
+            self.timeout = seconds
+
+    flags = Flags()
+    monkeypatch.setitem(sys.modules, "absl.flags", SimpleNamespace(FLAGS=flags))
+    Smac(SmacSettings(start_limit_s=60), 1)
+    assert flags.parsed and flags.timeout == 120
+    Smac(SmacSettings(start_limit_s=299.5), 1)
+    assert flags.timeout == 300
+
+
+def test_a_builds_version_is_named_where_pysc2_knows_it(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"4.10.0": SimpleNamespace(game_version="4.10.0", build_version=75689)}
+    monkeypatch.setitem(sys.modules, "pysc2", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "pysc2.run_configs", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "pysc2.run_configs.lib", SimpleNamespace(VERSIONS=known))
+    assert Smac(SmacSettings(), 1).spec.versions["StarCraft II"] == "4.10.0 (build 75689)"
 
 
 @pytest.mark.usefixtures("script")

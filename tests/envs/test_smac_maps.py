@@ -133,4 +133,4 @@ def test_runs_have_the_papers_settings() -> None:
         assert (algorithm["lr"], algorithm["optimiser"], algorithm["target_update_updates"]) == (5e-4, "rmsprop", 200)
         assert run.env.most_evaluation_envs == 4  # not 32 games
     assert algorithm["ensemble"] == {"agents": 1, "agents_subset": None, "mixers": 3, "mixers_subset": 2}
-    assert algorithm["regulariser"] == {"alpha": 0.002}
+    assert algorithm["regulariser"] == {"alpha": 0.002} and run.env.noise.demar == 0.02

@@ -59,3 +59,15 @@ def test_nothing_switches_the_token_off() -> None:
 def test_image_copies_every_folder() -> None:
     copied = set(re.findall(r"^COPY (\S+) /opt/phalanx/\1$", (DOCKER / "Dockerfile").read_text(), re.M))
     assert copied == {"phalanx", *(p.name for p in (ROOT / "phalanx").iterdir() if p.is_symlink())}
+
+
+def test_image_with_the_game_is_what_its_page_says() -> None:
+    text, page = (DOCKER / "smac.Dockerfile").read_text(), (ROOT / "docs" / "smac.md").read_text()
+    for package in ("pys2clientprotocol", "pysc2"):
+        (pin,) = set(re.findall(rf"\b{package}==[\d.]+", text))
+        assert pin in page
+    (commit,) = re.findall(r"^ARG SMAC_COMMIT=(\w+)$", text, re.M)
+    assert f"oxwhirl/smac.git@{commit}" in page
+    assert re.search(r"^ARG BASE=phalanx$", text, re.M) and re.findall(r"^USER (\w+)$", text, re.M)[-1] == "phalanx"
+    assert re.search(r"^ARG SC2_PASSWORD$", text, re.M), "who builds the image accepts the licence, not this file"
+    assert "pip install smac" not in text + page
