@@ -12,7 +12,6 @@ units, ε = 0.05) that plays whole episodes and makes chunks of them.
 from __future__ import annotations
 
 import argparse
-import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -59,10 +58,11 @@ def bare(scenario: str, num_envs: int) -> tuple[Callable[[Any], Any], int, int]:
 
 def ours(scenario: str, num_envs: int) -> Callable[[Any], Any]:
     """The same as a TeamEnv."""
+    from phalanx.envs.seeding import EpisodeSeeds, Purpose
     from phalanx.envs.smax import Smax, SmaxSettings
 
     env = Smax(SmaxSettings(scenario=scenario), num_envs)
-    env.reset([itertools.count(1000 * e) for e in range(num_envs)])
+    env.reset([EpisodeSeeds(0, Purpose.EPISODE, e) for e in range(num_envs)])
     return env.step
 
 

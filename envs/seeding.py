@@ -32,10 +32,28 @@ class EpisodeSeeds(Iterator[int]):
     """
 
     def __init__(self, run_seed: int, purpose: Purpose, *place: int, first: int = 0) -> None:
-        self._key = (run_seed, int(purpose), *place)
+        # The 32-bit words that SeedSequence makes of these numbers; handed to it ready, it is twice as fast.
+        self._words = np.array([w for n in (run_seed, int(purpose), *place, first) for w in _words(n)], np.uint32)
         self.episode = first
+        self._known = (-1, 0)  # an episode and its seed
 
     def __next__(self) -> int:
-        seed = int(np.random.SeedSequence((*self._key, self.episode)).generate_state(1)[0])
+        seed = self.ahead()
         self.episode += 1
         return seed
+
+    def ahead(self) -> int:
+        """The seed of the next episode, not taken: for environments that prepare episodes before they begin."""
+        if self._known[0] != self.episode:
+            self._words[-1] = self.episode
+            seed = int(np.random.SeedSequence(self._words).generate_state(1)[0])
+            self._known = (self.episode, seed)
+        return self._known[1]
+
+
+def _words(number: int) -> list[int]:
+    """A whole number from 0 on in 32-bit words, the lowest first."""
+    words = [number % 2**32]
+    while number := number // 2**32:
+        words.append(number % 2**32)
+    return words

@@ -10,8 +10,9 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from phalanx.configs.settings import EnvSettings
+from phalanx.envs.seeding import EpisodeSeeds
 from phalanx.envs.smax_scenarios import Scenario, listed_scenario, named_scenario, outcome, scaled, team_spec
-from phalanx.envs.smax_simulator import Frame, Rules, Simulator, versions
+from phalanx.envs.smax_simulator import Rules, Simulator, Words, versions
 from phalanx.envs.team import Obs, Step, TeamEnv, TeamPolicy
 
 
@@ -82,48 +83,62 @@ class Smax(TeamEnv):
     ) -> None:
         scenario = settings.resolved()
         self._simulator = Simulator(settings.rules(), num_envs)
+        self._layout = self._simulator.layout
         self.spec = team_spec(scenario, settings.max_steps or scenario.limit, versions())
         self.num_envs = num_envs
         self._scale = settings.reward
-        self._n = scenario.n_allies
+        self._sizes = (scenario.n_allies, scenario.n_enemies)
         self._elapsed = np.zeros(num_envs, np.int64)
-        self._alive = np.zeros((num_envs, scenario.n_allies + scenario.n_enemies), np.bool_)
+        self._living = np.zeros((num_envs, 2), np.int64)  # allies, enemies
         self._seeds: Sequence[Iterator[int]] = ()
 
     def reset(self, seeds: Sequence[Iterator[int]]) -> Obs:
         if len(seeds) != self.num_envs:
             raise ValueError(f"got {len(seeds)} seed sequences for {self.num_envs} environments")
         self._seeds = seeds
-        frame = self._begin(np.arange(self.num_envs))
-        self._alive = frame.alive
-        return frame.shown(self._n)
+        self._simulator.forget()
+        return self._layout.read(self._begin(np.arange(self.num_envs)))
 
     def step(self, actions: npt.NDArray[Any]) -> Step:
-        frame, reward = self._simulator.step(actions)
+        rows = self._simulator.step(actions)
         self._elapsed += 1
-        what = outcome(self._alive, frame.alive, self._n, self._elapsed, self.spec.episode_limit)
-        rows = np.flatnonzero(what.terminated | what.truncated)
+        reward = scaled(self._layout.reward(rows), self._scale)
+        living = self._layout.living(rows)
+        what = outcome(self._living, living, self._elapsed, self.spec.episode_limit)
+        self._living = living
+        ended = np.flatnonzero(what.terminated | what.truncated)
         final = None
-        if len(rows):
-            final = frame.shown(self._n).rows(rows)
-            for array, new in zip(frame, self._begin(rows), strict=True):
-                array[rows] = new
-        self._alive = frame.alive
+        if len(ended):
+            final = self._layout.read(rows[ended])
+            self._draw_last(ended)
+            rows = self._begin(ended)
         return Step(
-            next=frame.shown(self._n),
-            reward=scaled(reward, self._scale),
+            next=self._layout.read(rows),
+            reward=reward,
             terminated=what.terminated,
             truncated=what.truncated,
             final=final,
             info={"win": what.win, "dead_allies": what.dead_allies, "dead_enemies": what.dead_enemies},
         )
 
+    def render(self, index: int) -> npt.NDArray[np.uint8]:
+        """The battle from above."""
+        from phalanx.envs.drawing_battle import draw_battle
+        from phalanx.envs.smax_units import units_of
+
+        return draw_battle(units_of(self._simulator.units(), index, self.spec.n_agents))
+
     @property
     def unit_types(self) -> npt.NDArray[np.int64]:
         """[E, N] The type (a place in `smax_scenarios.UNIT_TYPES`) of every agent in the present episodes: their
         groups, where a scenario draws them anew in every episode."""
-        return self._simulator.units()["types"][:, : self._n].astype(np.int64)
+        return self._simulator.units()["types"][:, : self.spec.n_agents].astype(np.int64)
 
-    def _begin(self, rows: npt.NDArray[np.int64]) -> Frame:
-        self._elapsed[rows] = 0
-        return self._simulator.begin(rows, [next(self._seeds[e]) for e in rows])
+    def _begin(self, places: npt.NDArray[np.int64]) -> Words:
+        self._elapsed[places] = 0
+        self._living[places] = self._sizes
+        return self._simulator.begin(places, [next(self._seeds[e]) for e in places], self._coming)
+
+    def _coming(self) -> list[int]:
+        """The seeds of all environments' next episodes, where they can be known before they are taken."""
+        return [seeds.ahead() for seeds in self._seeds if isinstance(seeds, EpisodeSeeds)]

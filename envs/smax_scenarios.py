@@ -9,10 +9,9 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from phalanx.configs.errors import UserError
-from phalanx.envs.team import Bools, Columns, EntityView, Floats, TeamSpec
+from phalanx.envs.team import Bools, Columns, EntityView, Floats, Ints, TeamSpec
 
 UNIT_TYPES = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")
 """The simulator's units; a unit's number is its place here."""
@@ -194,25 +193,24 @@ class Outcome:
     terminated: Bools  # one side, or both, has nobody left
     truncated: Bools  # the time limit was reached before that
     win: Bools  # nobody left on the other side, somebody on ours: both dead is a draw
-    dead_allies: npt.NDArray[np.int64]  # in this step
-    dead_enemies: npt.NDArray[np.int64]
+    dead_allies: Ints  # in this step
+    dead_enemies: Ints
 
 
-def outcome(before: Bools, after: Bools, n_allies: int, elapsed: npt.NDArray[np.int64], limit: int) -> Outcome:
-    """Reads a step from who lived before and after it ([E, N + M], allies first), no new battle begun yet.
+def outcome(before: Ints, after: Ints, elapsed: Ints, limit: int) -> Outcome:
+    """Reads a step from how many lived on either side before and after it ([E, 2], ours first).
 
-    `elapsed` [E] counts steps, this one included.
+    No new battle has begun yet. `elapsed` [E] counts steps, this one included.
     """
-    fell = before & ~after
-    ours: Bools = np.asarray(after[:, :n_allies].any(axis=1))
-    theirs: Bools = np.asarray(after[:, n_allies:].any(axis=1))
-    terminated: Bools = np.logical_not(ours & theirs)
+    fell = before - after
+    living = after > 0
+    terminated: Bools = np.logical_not(living[:, 0] & living[:, 1])
     return Outcome(
         terminated=terminated,
         truncated=(elapsed >= limit) & ~terminated,
-        win=np.logical_and(ours, ~theirs),
-        dead_allies=fell[:, :n_allies].sum(axis=1),
-        dead_enemies=fell[:, n_allies:].sum(axis=1),
+        win=living[:, 0] & terminated,
+        dead_allies=fell[:, 0],
+        dead_enemies=fell[:, 1],
     )
 
 

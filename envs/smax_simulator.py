@@ -10,12 +10,13 @@ import hashlib
 import importlib
 import importlib.metadata
 import io
+import itertools
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 from phalanx.configs.errors import UserError
+from phalanx.envs.smax_random import unrolled_threefry
 from phalanx.envs.smax_scenarios import Scenario, Sizes
-from phalanx.envs.team import Bools, Floats, Obs
+from phalanx.envs.team import Floats, Ints, Obs
 
 ENDLESS = 2**30
-STARTED_TOGETHER = 4  # battles that one call starts; few end in the same step
+STARTED_TOGETHER = 16  # battles that one call starts: hardly more work than one
 FLAGS = {"xla_cpu_multi_thread_eigen": "--xla_cpu_multi_thread_eigen=false"}
 THREADS = "intra_op_parallelism_threads"
 
@@ -43,39 +45,40 @@ class Rules:
     walls_kill: bool
 
 
-class Frame(NamedTuple):
-    """What all E battles look like, in arrays that are the receiver's."""
-
-    obs: Floats  # [E, N, O]
-    state: Floats  # [E, S]
-    avail: Bools  # [E, N, A]
-    alive: Bools  # [E, N + M], allies first
-
-    def shown(self, n_allies: int) -> Obs:
-        return Obs(self.obs, self.state, self.avail, self.alive[:, :n_allies].copy())
+Words = npt.NDArray[np.uint32]
 
 
-@dataclass(frozen=True)
 class Layout:
-    """Where things lie in a row of what the simulator shows of a battle: one array is handed over faster than many."""
+    """Where things lie in the words of a row. All that the simulator knows and shows of a battle is one row of 32-bit
+    words, as handing over one array costs a fraction of handing over many: what is shown, then the battle itself.
+    """
 
-    shapes: tuple[tuple[int, ...], ...]  # of one battle's obs, state, avail and alive
-
-    @classmethod
-    def of(cls, scenario: Scenario) -> Layout:
+    def __init__(self, scenario: Scenario) -> None:
         n, m = scenario.n_allies, scenario.n_enemies
         sizes = Sizes.of(n, m)
-        return cls(((n, sizes.obs), (sizes.state,), (n, sizes.actions), (n + m,)))
+        self._obs_shape, self._avail_shape = (-1, n, sizes.obs), (-1, n, sizes.actions)
+        ends = np.cumsum([0, n * sizes.obs, sizes.state, n * sizes.actions, n + m, 1]).tolist()
+        self._obs, self._state, self._avail, self._alive, self._reward = map(slice, ends, ends[1:])
+        self._allies = slice(self._alive.start, self._alive.start + n)
+        self._sides = np.repeat(np.eye(2, dtype=np.uint32), (n, m), axis=0)
 
-    def read(self, rows: Floats) -> Frame:
-        """rows: [E, everything] -> new arrays."""
-        parts: list[npt.NDArray[Any]] = []
-        start = 0
-        for shape, kind in zip(self.shapes, (np.float32, np.float32, np.bool_, np.bool_), strict=True):
-            size = int(np.prod(shape))
-            parts.append(rows[:, start : start + size].astype(kind).reshape(len(rows), *shape))
-            start += size
-        return Frame(*parts)
+    def read(self, rows: Words) -> Obs:
+        """rows: [E, words] -> what the allies see, in new arrays."""
+        return Obs(
+            obs=rows[:, self._obs].view(np.float32).copy().reshape(self._obs_shape),
+            state=rows[:, self._state].view(np.float32).copy(),
+            avail=rows[:, self._avail].astype(np.bool_).reshape(self._avail_shape),
+            alive=rows[:, self._allies].astype(np.bool_),
+        )
+
+    def living(self, rows: Words) -> Ints:
+        """[E, 2] How many allies and how many enemies live."""
+        counts: Ints = rows[:, self._alive].dot(self._sides).astype(np.int64)
+        return counts
+
+    def reward(self, rows: Words) -> Floats:
+        """[E] The simulator's, of the step before."""
+        return rows[:, self._reward].view(np.float32)[:, 0].copy()
 
 
 @lru_cache(maxsize=1)
@@ -162,40 +165,61 @@ def _processor() -> str:
 
 
 class Simulator:
-    """E battles. `step` never starts a new one; `begin` does, in some of them."""
+    """E battles. `step` never starts a new one; `begin` does, in some of them.
+
+    Rows, as these two return them, are read with `layout` and belong to the simulator: not to be written to.
+    """
 
     def __init__(self, rules: Rules, num_envs: int) -> None:
         load()
+        self.layout = Layout(rules.scenario)
         self._together = min(STARTED_TOGETHER, num_envs)
-        self._num_envs = num_envs
-        self._layout = Layout.of(rules.scenario)
-        self._step, self._begin, fresh = _compiled(rules, num_envs)
-        self._carry = fresh()
+        self._compiled = _compiled(rules)
+        self._rows: Words = np.zeros((num_envs, self._compiled.words), np.uint32)
+        self._started: dict[int, Words] = {}  # first rows of battles that have not begun yet, by seed
 
-    def begin(self, rows: npt.NDArray[np.int64], seeds: Sequence[int]) -> Frame:
-        """Starts the battle of seed `seeds[j]` in environment `rows[j]`; what those rows look like."""
-        shown = []
-        for start in range(0, len(rows), self._together):
-            some = rows[start : start + self._together]
-            places = np.full(self._together, self._num_envs, np.int32)  # beyond the last: for nobody
-            places[: len(some)] = some
+    def begin(
+        self, places: npt.NDArray[np.int64], seeds: Sequence[int], coming: Callable[[], Iterable[int]] = tuple
+    ) -> Words:
+        """Starts the battle of seed `seeds[j]` in environment `places[j]`; the rows of all E battles.
+
+        `coming` tells seeds that may follow. As many of them as cost nothing are prepared with those that are needed.
+        """
+        seeds = [seed % 2**32 for seed in seeds]
+        if any(seed not in self._started for seed in seeds):
+            self._prepare(seeds, coming)
+        self._rows = self._rows.copy()
+        for place, seed in zip(places, seeds, strict=True):
+            self._rows[place] = self._started[seed]
+        for seed in seeds:
+            self._started.pop(seed, None)
+        return self._rows
+
+    def forget(self) -> None:
+        """Drops battles that were prepared and never begun: other seeds follow."""
+        self._started.clear()
+
+    def _prepare(self, seeds: Sequence[int], coming: Callable[[], Iterable[int]]) -> None:
+        more = itertools.chain(seeds, (seed % 2**32 for seed in coming()))
+        missing = [seed for seed in dict.fromkeys(more) if seed not in self._started]
+        needed = sum(seed in set(seeds) for seed in missing)
+        missing = missing[: -(-needed // self._together) * self._together]
+        for first in range(0, len(missing), self._together):
+            some = missing[first : first + self._together]
             keys = np.zeros(self._together, np.uint32)
-            keys[: len(some)] = np.array(seeds[start : start + self._together], np.uint64) % 2**32
-            self._carry, seen = self._begin(self._carry, places, keys)
-            shown.append(np.asarray(seen)[: len(some)])
-        return self._layout.read(np.concatenate(shown) if len(shown) > 1 else shown[0])
+            keys[: len(some)] = some
+            rows = np.asarray(self._compiled.start(keys))
+            self._started.update(zip(some, rows, strict=False))
 
-    def step(self, actions: npt.NDArray[Any]) -> tuple[Frame, Floats]:
-        """One step with the allies' actions [E, N]; what followed, and the simulator's own reward [E]."""
-        self._carry, seen = self._step(self._carry, np.ascontiguousarray(actions, np.int32))
-        rows = np.asarray(seen)
-        return self._layout.read(rows), rows[:, -1].copy()
+    def step(self, actions: npt.NDArray[Any]) -> Words:
+        """One step with the allies' actions [E, N]; the rows of what followed."""
+        self._rows = np.asarray(self._compiled.step(self._rows, np.ascontiguousarray(actions, np.int32)))
+        return self._rows
 
     def units(self) -> dict[str, npt.NDArray[Any]]:
-        """Copies of places [E, N + M, 2] (0 to 32), types, health and who lives [E, N + M], allies first."""
-        battle = self._carry.state.state
-        names = {"positions": "unit_positions", "types": "unit_types", "health": "unit_health", "alive": "unit_alive"}
-        return {ours: np.array(getattr(battle, theirs)) for ours, theirs in names.items()}
+        """Copies of places [E, N + M, 2] (0 to 32), types, health, who lives and the newest attacks (as
+        actions; 0 for none) [E, N + M], allies first."""
+        return {name: np.array(values) for name, values in self._compiled.units(self._rows).items()}
 
 
 def make_game(rules: Rules, limit: int = ENDLESS) -> Any:
@@ -215,53 +239,91 @@ def make_game(rules: Rules, limit: int = ENDLESS) -> Any:
 
 
 class _Battle(NamedTuple):
-    """What the compiled functions hand on; of E battles, every array begins with E."""
+    """What one step hands on to the next, of one battle."""
 
     key: Any  # jax's random key
     state: Any  # JaxMARL's
     enemy_obs: Any  # [M, O] what the heuristic decides by: computed with what the allies see, one step before
 
 
-@lru_cache(maxsize=16)
-def _compiled(rules: Rules, num_envs: int) -> tuple[Callable[..., Any], ...]:
-    """(step, begin, fresh): the two compiled functions, and what makes the E battles that they hand on.
+class _Compiled(NamedTuple):
+    """Functions of rows (see `Layout`), compiled."""
 
-    Battles lose jax's weak types: arrays that differ in nothing but this are different to its compiler, so that
-    everything would be compiled twice.
-    """
+    step: Callable[[Words, Any], Any]  # rows [E, words], actions [E, N] -> rows
+    start: Callable[[Any], Any]  # seeds [k] -> rows [k, words]
+    units: Callable[[Words], dict[str, Any]]  # rows -> what `Simulator.units` tells
+    words: int
+
+
+@lru_cache(maxsize=16)
+def _compiled(rules: Rules) -> _Compiled:
+    """Everything that is compiled for these rules; the number of battles is that of the rows."""
     jax, _ = load()
     jnp, game = jax.numpy, make_game(rules)
+    wrapped = partial(jax.random.wrap_key_data, impl=unrolled_threefry(jax))
 
-    def made(key: Any, state: Any, obs: dict[str, Any], *more: Any) -> tuple[_Battle, Any]:
-        battle = _Battle(key, state, jnp.stack([obs[agent] for agent in game.enemy_agents]))
-        legal = game.get_avail_actions(state)
-        seen = (*(obs[agent] for agent in game.agents), game.get_world_state(state))
-        rest = (*(legal[agent] for agent in game.agents), state.state.unit_alive, *more)
-        row = jnp.concatenate([jnp.atleast_1d(part).astype(jnp.float32) for part in (*seen, *rest)])
-        return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), battle), row
-
-    def start(seed: Any) -> tuple[_Battle, Any]:
-        key, own = jax.random.split(jax.random.PRNGKey(seed))
+    def opened(seed: Any) -> tuple[_Battle, Any]:
+        key, own = jax.random.split(wrapped(jax.random.PRNGKey(seed)))
         _, state = game.reset(own)
-        return made(key, state, game.get_all_unit_obs(state))
+        return made(key, state, game.get_all_unit_obs(state), jnp.float32(0))
 
-    def advance(battle: _Battle, actions: Any) -> tuple[_Battle, Any]:
+    def made(key: Any, state: Any, obs: dict[str, Any], reward: Any) -> tuple[_Battle, Any]:
+        """The battle and the words that show it, in the order of `Layout`."""
+        legal = game.get_avail_actions(state)
+        seen = [obs[agent] for agent in game.agents]
+        masks = [legal[agent] for agent in game.agents]
+        shown = (*seen, game.get_world_state(state), *masks, state.state.unit_alive, reward)
+        battle = _Battle(jax.random.key_data(key), state, jnp.stack([obs[agent] for agent in game.enemy_agents]))
+        return battle, jnp.concatenate([_words(jax, part) for part in shown])
+
+    shapes, seen = jax.eval_shape(opened, jax.ShapeDtypeStruct((), jnp.uint32))
+    leaves, structure = jax.tree.flatten(shapes)
+    ends = np.cumsum([seen.size, *(leaf.size for leaf in leaves)]).tolist()
+
+    def packed(battle: _Battle, seen: Any) -> Any:
+        return jnp.concatenate([seen, *(_words(jax, leaf) for leaf in jax.tree.leaves(battle))])
+
+    def unpacked(row: Any) -> _Battle:
+        parts = zip(leaves, ends, ends[1:], strict=False)
+        found: _Battle = structure.unflatten([_values(jax, row[a:b], leaf) for leaf, a, b in parts])
+        return found
+
+    def advance(row: Any, actions: Any) -> Any:
         """What HeuristicEnemySMAX.step_env does, without computing anew what the enemies see."""
-        key, own = jax.random.split(battle.key)
+        battle = unpacked(row)
+        key, own = jax.random.split(wrapped(battle.key))
         own, deciding = jax.random.split(own)
         chosen, policy = game.get_enemy_actions(deciding, battle.state.enemy_policy_state, battle.enemy_obs)
         everyone = jnp.concatenate([actions, jnp.stack([chosen[agent] for agent in game.enemy_agents])])
         decoded = game._decode_discrete_actions(everyone)
         obs, units, reward, _, _ = game.step_env_no_decode(own, battle.state.state, decoded)
         state = battle.state.replace(state=units, enemy_policy_state=policy)
-        return made(key, state, obs, reward[game.agents[0]])
+        return packed(*made(key, state, obs, reward[game.agents[0]]))
 
-    def begin(battles: _Battle, rows: Any, seeds: Any) -> tuple[_Battle, Any]:
-        new, seen = jax.vmap(start)(seeds)
-        return jax.tree.map(lambda old, put: old.at[rows].set(put, mode="drop"), battles, new), seen
+    def units(row: Any) -> dict[str, Any]:
+        state = unpacked(row).state.state
+        names = {"positions": "unit_positions", "types": "unit_types", "health": "unit_health", "alive": "unit_alive"}
+        names["attacks"] = "prev_attack_actions"
+        return {ours: getattr(state, theirs) for ours, theirs in names.items()}
 
-    def fresh() -> Any:
-        shapes = jax.eval_shape(start, jax.ShapeDtypeStruct((), jnp.uint32))[0]
-        return jax.tree.map(lambda s: jnp.zeros((num_envs, *s.shape), s.dtype), shapes)
+    return _Compiled(
+        step=jax.jit(jax.vmap(advance)),
+        start=jax.jit(jax.vmap(lambda seed: packed(*opened(seed)))),
+        units=jax.jit(jax.vmap(units)),
+        words=ends[-1],
+    )
 
-    return jax.jit(jax.vmap(advance), donate_argnums=0), jax.jit(begin, donate_argnums=0), fresh
+
+def _words(jax: Any, values: Any) -> Any:
+    """Values of any kind as flat 32-bit words: floats by their bits, everything else as whole numbers."""
+    flat = jax.numpy.ravel(values)
+    if flat.dtype == jax.numpy.float32:
+        return jax.lax.bitcast_convert_type(flat, jax.numpy.uint32)
+    return flat.astype(jax.numpy.uint32)
+
+
+def _values(jax: Any, words: Any, like: Any) -> Any:
+    """The opposite of `_words`: an array of the shape and kind of `like`."""
+    if like.dtype == jax.numpy.float32:
+        return jax.lax.bitcast_convert_type(words, like.dtype).reshape(like.shape)
+    return words.astype(like.dtype).reshape(like.shape)

@@ -120,9 +120,9 @@ def test_rules_differ_by_every_setting_that_the_simulator_knows() -> None:
 
 
 def test_ends_wins_and_draws() -> None:
-    before = np.array([[1, 1, 1, 1], [1, 1, 0, 1], [0, 1, 1, 1], [1, 0, 0, 1], [1, 1, 1, 1]], np.bool_)
-    after = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]], np.bool_)
-    what = outcome(before, after, 2, np.array([60, 3, 3, 60, 60]), 60)
+    before = np.array([[2, 2], [2, 1], [1, 2], [1, 1], [2, 2]])
+    after = np.array([[2, 2], [2, 0], [0, 2], [0, 0], [2, 0]])
+    what = outcome(before, after, np.array([60, 3, 3, 60, 60]), 60)
     assert what.terminated.tolist() == [False, True, True, True, True]
     assert what.truncated.tolist() == [True, False, False, False, False]  # a battle decided in its last step is over
     assert what.win.tolist() == [False, True, False, False, True]  # row 3: nobody is left

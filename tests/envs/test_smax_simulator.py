@@ -12,6 +12,7 @@ import pytest
 
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
 from phalanx.envs.smax import Smax, SmaxSettings
+from phalanx.envs.smax_random import unrolled_threefry
 from phalanx.envs.smax_scenarios import SCENARIOS, UNIT_TYPES
 from phalanx.envs.smax_simulator import load, make_game
 from phalanx.envs.team import Obs, Step
@@ -98,7 +99,8 @@ def test_wins_are_paid_and_told_and_nothing_is_compiled_twice() -> None:
     battle = slice(ends[-1] + 1 if len(ends) else 0, last + 1)
     assert sum(int(step.info["dead_enemies"][winner]) for step in steps[battle]) == 3
     assert paid[battle, winner].sum() == pytest.approx(2.0, abs=1e-4)
-    assert env._simulator._step._cache_size() == env._simulator._begin._cache_size() == 1
+    compiled = env._simulator._compiled
+    assert [function._cache_size() for function in (compiled.step, compiled.start)] == [1, 1]  # type: ignore[attr-defined]
 
 
 def test_the_limit_truncates_and_the_reward_can_be_smac_s() -> None:
@@ -119,6 +121,31 @@ def test_random_scenarios_draw_types_and_tell_them() -> None:
         step = env.step(attacks(obs.avail))
     assert (env.unit_types != shown).any()
     np.testing.assert_array_equal(env.unit_types, step.next.obs[..., -6:].argmax(axis=-1))
+
+
+def test_battles_prepared_ahead_are_those_that_are_started_when_they_begin() -> None:
+    """Seeds that can be known ahead are used so; those of any other iterator are not."""
+    ahead, seen = started(3, max_steps=3)
+    seeds = [EpisodeSeeds(3, Purpose.EPISODE, e) for e in range(3)]
+    plain = Smax(SmaxSettings(max_steps=3), 3)
+    np.testing.assert_array_equal(seen.obs, plain.reset([map(int, of) for of in seeds]).obs)
+    for _ in range(2):  # reset forgets what was prepared
+        for left, right in zip(play(ahead, seen, 7), play(plain, seen, 7), strict=True):
+            np.testing.assert_array_equal(left.next.obs, right.next.obs)
+            np.testing.assert_array_equal(left.next.state, right.next.state)
+        other = [[EpisodeSeeds(4, Purpose.EPISODE, e) for e in range(3)] for _ in range(2)]
+        seen = ahead.reset(other[0])
+        plain.reset([map(int, of) for of in other[1]])
+
+
+def test_random_numbers_are_jax_s() -> None:
+    jax, _ = load()
+    key = jax.random.PRNGKey(7)
+    ours = jax.random.wrap_key_data(key, impl=unrolled_threefry(jax))
+    for function in (jax.random.split, lambda k: jax.random.split(k, (2, 3)), lambda k: jax.random.fold_in(k, 5)):
+        np.testing.assert_array_equal(jax.random.key_data(function(ours)), function(key))
+    for draw in (jax.random.uniform, jax.random.normal, lambda k, shape: jax.random.randint(k, shape, 0, 9)):
+        np.testing.assert_array_equal(draw(ours, (3, 2)), draw(key, (3, 2)))
 
 
 def test_importing_is_quiet_and_lazy() -> None:
