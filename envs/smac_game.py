@@ -63,6 +63,7 @@ class Game:
         self.fresh: View | None = None  # the beginning of an episode in which nobody has acted yet
         self._env = env
         self._where = where
+        self._dead_enemies = 0  # in this episode
         self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
         env.full_restart = _refuse_to_restart
         threading.Thread(target=self._work, name=f"smac-{mark}", daemon=True).start()
@@ -110,6 +111,7 @@ class Game:
     def _begin(self) -> View:
         first = self.fresh is None and not self.episodes
         obs, state = self._env.reset()
+        self._dead_enemies = 0
         if first:
             self._settle_reward_scale()
             self._check_units()
@@ -123,13 +125,15 @@ class Game:
             raise GameLost("SMAC restarted it in the middle of a battle")
         self.episodes += bool(over)
         truncated = bool(over and info.get("episode_limit", False))
+        view = self._view(self._env.get_obs(), self._env.get_state())
+        self._dead_enemies = int(info.get("dead_enemies", self._dead_enemies))
         return Played(
-            view=self._view(self._env.get_obs(), self._env.get_state()),
+            view=view,
             reward=float(reward),
             terminated=bool(over) and not truncated,
             truncated=truncated,
             won=bool(info.get("battle_won", False)),
-            dead=(int(info.get("dead_allies", 0)), int(info.get("dead_enemies", 0))),
+            dead=(int((~alive(view.avail)).sum()), self._dead_enemies),
         )
 
     def _view(self, obs: Sequence[Any], state: Any) -> View:

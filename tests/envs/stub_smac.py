@@ -172,10 +172,7 @@ class StarCraft2Env:
             info["battle_won"] = won
             reward = (1 if won else -1 if lost else 0) if self.reward_sparse else reward + self.reward_win * won
         elif self._episode_steps >= self.episode_limit:
-            over = True
-            del info["battle_won"]
-            if self.continuing_episode:
-                info["episode_limit"] = True
+            over, info = True, {"episode_limit": True} if self.continuing_episode else {"battle_won": False}
         self._episode_count += over
         if self.reward_scale:
             reward /= self.max_reward / 20
