@@ -184,6 +184,18 @@ def show_config(
 
 
 @app.command()
+def freeze(
+    folder: RunFolderPath,
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="the .npz file to write", show_default=False)],
+    group: Annotated[str | None, typer.Option(help="whose network, such as opponents (default: the team's)")] = None,
+) -> None:
+    """Write the network of a trained team, or of one of its groups, as a small policy that needs numpy alone."""
+    from phalanx.cluster.freeze import freeze as frozen
+
+    frozen(folder, group).save(out)
+
+
+@app.command()
 def check_env(
     spec: Annotated[
         str, typer.Argument(metavar="SPEC", help="an environment, a run or a YAML file", show_default=False)

@@ -34,6 +34,11 @@ class TrainedTeam:
         self._num_envs = 0
         self._memory: Any = None
 
+    @property
+    def networks(self) -> Any:
+        """The networks that act, without gradients."""
+        return getattr(self._policy, "agents", None)
+
     def reset(self, num_envs: int = 1) -> None:
         """All environments begin an episode."""
         self._rng = np.random.default_rng(0)

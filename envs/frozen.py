@@ -61,7 +61,7 @@ class FrozenPolicy:
             with np.load(path, allow_pickle=False) as arrays:
                 count = len(arrays.files) // 2
                 layers = [(arrays[f"{LAYERS}{k}_weight"], arrays[f"{LAYERS}{k}_bias"]) for k in range(count)]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError) as error:
             raise UserError(f"{path} is not a frozen policy: {(str(error).splitlines() or ['empty'])[0]}") from error
         if not layers:
             raise UserError(f"{path} is not a frozen policy: it has no layers")

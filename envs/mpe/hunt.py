@@ -27,6 +27,7 @@ class Hunt(ParticleTask):
     """
 
     contact_reward: ClassVar[float]
+    leaving_cost: ClassVar[float] = 1.0
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class Hunt(ParticleTask):
             paid = paid + 0.1 * gaps.sum(axis=0)
         far = np.abs(self.world.pos[:, prey])
         outside = np.where(far < 1.0, 10 * np.maximum(far - EDGE, 0.0), np.minimum(np.exp(2 * far - 2), 10.0))
-        paid -= outside.sum(axis=0)
+        paid -= self.leaving_cost * outside.sum(axis=0)
         return paid
 
     def _script(self) -> npt.NDArray[np.integer]:

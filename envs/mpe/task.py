@@ -21,6 +21,7 @@ from phalanx.envs.team import BatchedTeamEnv, Bools, Columns, EntityView, Floats
 LoadPolicy = Callable[[str], TeamPolicy]
 OPPONENTS = ("scripted", "trained", "random", "still", "learning", "checkpoint")
 LEARNING = "learning"
+SIDES = ("team", "opponents")
 
 
 def consecutive(first: int, count: int, size: int = 2) -> tuple[Columns, ...]:
@@ -78,7 +79,7 @@ class Scene:
 def both_sides(scene: Scene) -> Scene:
     """The same scene where everybody is of the team, in two groups."""
     agents = range(scene.bodies.n_agents)
-    kinds = tuple("team" if agent in agents[scene.team] else "opponents" for agent in agents)
+    kinds = tuple(SIDES[0] if agent in agents[scene.team] else SIDES[1] for agent in agents)
     return replace(scene, team=slice(0, len(agents)), opponents=slice(len(agents), len(agents)), kinds=kinds)
 
 
@@ -113,7 +114,7 @@ class ParticleTask(BatchedTeamEnv):
         self._opponents = self._make_opponents(load_policy)
 
     def _make_spec(self, team_dims: list[int], state_dim: int) -> TeamSpec:
-        kinds = list(dict.fromkeys(self.scene.kinds))
+        kinds = list(SIDES) if self._all_learn else list(dict.fromkeys(self.scene.kinds))
         return TeamSpec(
             env_name=self.settings.name,
             n_agents=len(team_dims),

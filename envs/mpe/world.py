@@ -33,6 +33,7 @@ class SimpleWorld(Hunt):
     """
 
     contact_reward = 5.0
+    leaving_cost = 2.0
 
     class Settings(OpposedSettings):
         predators: int = Field(default=4, ge=1, description="predators: the team; the first one is the leader")
@@ -103,8 +104,7 @@ class SimpleWorld(Hunt):
 
     def _score_opponents(self) -> Doubles:
         """As of every hunt, with 2 for each piece of food that a prey touches and, with `reward=shaped`, minus 0.05
-        times its distance to the nearest one (in mpe2, leaving costs twice as much and no distance to predators
-        counts)."""
+        times its distance to the nearest one (in mpe2 distances to predators do not count)."""
         paid: Doubles = super()._score_opponents()
         if not self._n_food:
             return paid

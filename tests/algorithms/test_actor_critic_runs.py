@@ -1,0 +1,307 @@
+"""The off-policy actor-critic methods in whole runs: environments, resuming, metrics, settings, frozen opponents."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from phalanx.algorithms.registry import make_algorithm
+from phalanx.cluster.checkpoint import checkpoint_folders
+from phalanx.cluster.freeze import freeze
+from phalanx.cluster.learner import Learner
+from phalanx.cluster.loop import train_serially
+from phalanx.cluster.policy import load_policy
+from phalanx.cluster.rollout import Rollout
+from phalanx.cluster.run_folder import CATALOGUE
+from phalanx.configs.errors import UserError
+from phalanx.configs.load import load_run, run_from_dict
+from phalanx.configs.settings import RunSettings
+from phalanx.envs.registry import env_settings, make_env
+from tests.algorithms.actor_critic_helpers import (
+    ACTORS,
+    CONTINUOUS,
+    SEQUENTIAL,
+    SIDES,
+    SOFT,
+    batch_of,
+    build,
+    prepared,
+    update,
+)
+from tests.algorithms.helpers import SPEC
+from tests.algorithms.test_registry import ENVS, leaves, with_value
+
+SMALL: dict[str, Any] = {
+    "mode": "sync",
+    "total_env_steps": 240,
+    "env": {"name": "simple_tag", "max_steps": 5},
+    "agent": {"hidden": 8},
+    "learner": {"batch_episodes": 4, "device": "cpu"},
+    "replay": {"samples_per_insert": 4, "capacity_episodes": 16, "min_episodes": 4},
+    "rollout": {"streams": 1, "envs_per_stream": 4},
+    "evaluation": {"episodes": 4, "every_env_steps": 120},
+    "checkpoint": {"every_env_steps": 100, "keep": 9},
+    "report": {"every_env_steps": 40},
+    "exploration": {"env_steps": 100},
+}
+
+
+def run_of(name: str, **sections: Any) -> RunSettings:
+    data = {**SMALL, "algorithm": {"name": name, "critic": {"hidden": 8}}}
+    for section, values in sections.items():
+        data[section] = {**data[section], **values} if isinstance(values, dict) else values
+    return run_from_dict(data, catalogue=CATALOGUE)
+
+
+@pytest.mark.parametrize("env", ENVS)
+@pytest.mark.parametrize("name", ACTORS)
+def test_every_method_learns_in_every_environment(name: str, env: str) -> None:
+    """From episodes that its own policy played: two updates, finite, and everything that is trained moves."""
+    run = run_of(name, env={**ENVS[env], "max_steps": 3})
+    rollout = Rollout(run, [0])
+    learner = Learner(run, rollout.spec)
+    before = {key: tensor.clone() for key, tensor in learner.algorithm.state_dict().items()}
+    for sequence in range(2):
+        rollout.set_weights(*learner.weights())
+        learner.update([rollout.play_round(0, sequence, 0.5).batch])
+    rollout.close()
+    after = learner.algorithm.state_dict()
+    assert all(tensor.isfinite().all() for tensor in after.values())
+    for module, part in learner.algorithm.named_children():
+        assert any(not torch.equal(after[f"{module}.{k}"], before[f"{module}.{k}"]) for k in part.state_dict()), module
+    assert all(np.isfinite(value) for value in learner.metrics().values())
+
+
+@pytest.mark.parametrize("sharing", ["full", "full_id", "groups", "none"])
+@pytest.mark.parametrize("network", ["gru", "mlp", "hyper_linear", "hyper_mlp"])
+def test_actors_are_agent_networks(network: str, sharing: str) -> None:
+    spec = SIDES
+    for name in ("masac", "haddpg"):
+        algorithm = build(name, spec, agent={"network": network, "sharing": sharing})
+        before = [parameter.clone() for parameter in algorithm.actors.parameters()]
+        update(algorithm, 1, prepared(algorithm))
+        assert any(not torch.equal(a, b) for a, b in zip(before, algorithm.actors.parameters(), strict=True))
+
+
+def test_sequential_methods_have_an_actor_for_each_agent_or_group() -> None:
+    for name in SEQUENTIAL:
+        assert build(name, SIDES).actors.groups == [[0], [1], [2]]
+        assert build(name, SIDES, groups="spec").actors.groups == [[0, 2], [1]]
+        assert build(name, SIDES, groups=[[0], [1, 2]]).actors.groups == [[0], [1, 2]]
+    assert build("maddpg", SIDES).actors.groups == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("name", ["masac", "hatd3"])
+def test_a_resumed_run_equals_one_that_was_never_stopped(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    run = run_of(name)
+    train_serially(run, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+    folder = tmp_path / "stopped/checkpoints"
+    for newer in checkpoint_folders(folder)[:-1]:  # newest first
+        shutil.rmtree(newer)
+    (tmp_path / "stopped/summary.json").unlink()
+    train_serially(run, tmp_path / "stopped", resume=True)
+    same = [(tmp_path / out / "evaluations.json").read_bytes() for out in ("whole", "stopped")]
+    assert same[0] == same[1]
+    ends = [load_policy(tmp_path / out).weights for out in ("whole", "stopped")]
+    assert all(np.array_equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+COMMON = {"loss_td", "q_taken_mean", "target_mean", "loss_actor", "grad_norm_critic"}
+METRICS = {
+    "maddpg": {"grad_norm_actor"},
+    "matd3": {"grad_norm_actor"},
+    "masac": {"grad_norm_actor", "entropy_mean", "temperature", "loss_temperature", "grad_norm_temperature"},
+    "haddpg": {"grad_norm_actor_0", "grad_norm_actor_1", "grad_norm_actor_2"},
+    "hatd3": {"grad_norm_actor_0", "grad_norm_actor_1", "grad_norm_actor_2"},
+    "hasac": {
+        *("grad_norm_actor_0", "grad_norm_actor_1", "grad_norm_actor_2"),
+        *("entropy_mean", "temperature", "loss_temperature", "grad_norm_temperature"),
+    },
+}
+
+
+@pytest.mark.parametrize("name", ACTORS)
+def test_a_run_reports_these_metrics(name: str, tmp_path: Path) -> None:
+    train_serially(run_of(name, total_env_steps=120), tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    reported = {key.removeprefix("train/") for row in rows for key in row if key.startswith("train/")}
+    assert reported == COMMON | METRICS[name]
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+OTHER: dict[str, Any] = {
+    "target_tau": 0.3,
+    "target_steps": 3,
+    "actor_every": 3,
+    "critic.members": 4,
+    "critic.subset": 1,
+    "critic.improve": "mean",
+    "critic.improve_subset": 1,
+    "critic.sensitivity": 0.5,
+    "critic.rewards": "agents",
+    "critic.hidden": 9,
+    "critic.depth": 3,
+    "critic.lr": 0.01,
+    "gamma": 0.5,
+    "smoothing": 0.7,
+    "smoothing_clip": 0.05,
+    "sampled_targets": True,
+    "logit_penalty": 0.5,
+    "others": "current",
+    "groups": "all",
+    "temperature.initial": 0.5,
+    "temperature.learned": False,
+    "temperature.target": 0.9,
+    "temperature.lr": 0.1,
+}
+OF_THE_LEARNER = {"lr", "optimiser", "grad_norm_clip"}  # see test_registry.py
+OF_THE_POLICY = {"action_noise"}
+BESIDES: dict[str, dict[str, Any]] = {
+    "critic.subset": {"critic": {"members": 3}},
+    "critic.improve": {"critic": {"members": 3, "improve": "min"}},
+    "critic.improve_subset": {"critic": {"members": 3, "improve": "min"}},
+    "smoothing_clip": {"smoothing": 0.9, "smoothing_clip": 0.5},
+    "sampled_targets": {"sampled_targets": False},
+    "smoothing": {"smoothing": 0.1},
+}
+CASES = [
+    (name, path) for name in ACTORS for path, _ in leaves(type(build(name).settings)) if path not in OF_THE_LEARNER
+]
+
+
+@pytest.mark.parametrize(("name", "path"), sorted({case for case in CASES if case[1] not in OF_THE_POLICY}))
+def test_every_setting_changes_what_is_learned(name: str, path: str) -> None:
+    assert path in OTHER, f"{path} is new: say here which other value to try"
+    spec = CONTINUOUS if path.startswith("smoothing") else SIDES
+    outcomes = []
+    for settings in (BESIDES.get(path, {}), with_value(BESIDES.get(path, {}), path, OTHER[path])):
+        algorithm = build(name, spec, **settings)
+        given = prepared(algorithm, batch=batch_of(spec))
+        for number in range(1, 5):
+            groups = algorithm.parameter_groups()
+            for step in algorithm.steps(given):
+                gradients = torch.autograd.grad(step.loss, groups[step.group], allow_unused=True)
+                with torch.no_grad():
+                    for parameter, gradient in zip(groups[step.group], gradients, strict=True):
+                        if gradient is not None:
+                            parameter -= algorithm.learning_rate(step.group) * gradient
+            algorithm.after_update(number)
+        outcomes.append([parameter.detach() for parameter in algorithm.parameters()])
+    shapes = [[parameter.shape for parameter in outcome] for outcome in outcomes]
+    assert shapes[0] != shapes[1] or any(not torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
+
+
+def test_noise_is_of_the_policy() -> None:
+    played = []
+    for noise in (0.0, 0.3):
+        algorithm = build("maddpg", CONTINUOUS, action_noise=noise)
+        policy = type(algorithm).make_policy(CONTINUOUS, algorithm.settings, algorithm.networks)
+        policy.load_weights(algorithm.float().policy_weights())
+        obs, avail = np.ones((2, 3, 4), np.float32), np.zeros((2, 3, 0), np.bool_)
+        memory = policy.initial_state(2)
+        played.append(policy.act(obs, memory, avail, np.random.default_rng(0), 1e-9))
+    assert played[0].shape == (2, 3, 2) and not np.array_equal(played[0], played[1])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "words"),
+    [
+        ({"name": "maddpg", "critic": {"subset": 2}}, ["critic.subset=2", "critic.members", "1"]),
+        ({"name": "masac", "critic": {"improve_subset": 3}}, ["critic.improve_subset=3", "2"]),
+        ({"name": "matd3", "critic": {"improve_subset": 1}}, ["critic.improve_subset=1", "critic.improve=first"]),
+        ({"name": "maddpg", "critic": {"improve": "max"}}, ["critic.improve", "max", "min, mean"]),
+        ({"name": "masac", "temperature": {"learned": False, "lr": 0.1}}, ["temperature.lr=0.1", "learned=false"]),
+        ({"name": "masac", "temperature": {"initial": 0}}, ["temperature.initial"]),
+        ({"name": "maddpg", "groups": "spec"}, ["groups"]),
+        ({"name": "hasac", "groups": "pairs"}, ["groups", "pairs"]),
+        ({"name": "haddpg", "others": "stored"}, ["others"]),
+        ({"name": "masac", "smoothing": 0.1}, ["smoothing"]),
+        ({"name": "maddpg", "target_steps": 0}, ["target_steps"]),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(algorithm: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        run_from_dict({**SMALL, "algorithm": algorithm}, catalogue=CATALOGUE)
+    for word in words:
+        assert word in str(error.value), error.value
+
+
+def test_what_the_environment_does_not_have_is_refused() -> None:
+    with pytest.raises(UserError, match=r"algorithm\.critic\.rewards=groups needs rewards of single agents, but"):
+        build("maddpg", SPEC, critic={"rewards": "groups"})
+    with pytest.raises(UserError, match=r"algorithm\.groups=\[\[0\]\] leaves out agents 1, 2"):
+        build("hasac", SPEC, groups=[[0]])
+    for name in ACTORS:  # discrete and continuous actions, and no state, are all welcome
+        assert build(name, CONTINUOUS).width == 2
+    with pytest.raises(UserError, match=r"algorithm\.name=qmix needs discrete actions, but nowhere has continuous"):
+        make_algorithm(run_from_dict({**SMALL, "algorithm": {"name": "qmix"}}, catalogue=CATALOGUE), CONTINUOUS)
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_without_a_state_critics_see_all_observations(name: str) -> None:
+    from dataclasses import replace
+
+    spec = replace(SPEC, state_dim=0)
+    algorithm = build(name, spec)
+    batch = batch_of()
+    batch.state = batch.state[..., :0]
+    given = prepared(algorithm, batch=batch)
+    np.testing.assert_allclose(given.state[2, 1], batch.obs[1, 2].reshape(-1))
+    update(algorithm, 1, given)
+
+
+# -- frozen opponents --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A moment of the run that the opponents of simple_tag come from."""
+    short = ["total_env_steps=1600", "env.max_steps=10", "replay.min_episodes=16", "algorithm.lr=0.02"]
+    out = tmp_path_factory.mktemp("runs") / "both"
+    train_serially(load_run("maddpg_tag_both", ["mode=sync", *short], catalogue=CATALOGUE), out)
+    return out
+
+
+def test_frozen_opponents_act_as_the_team_they_were_taken_from(both: Path, tmp_path: Path) -> None:
+    """In numpy, from a file, and from the checkpoint itself: the same episodes."""
+    freeze(both, "opponents").save(tmp_path / "prey.npz")
+    again = type(freeze(both, "opponents")).load(tmp_path / "prey.npz")
+    team = load_policy(both)
+    rng = np.random.default_rng(0)
+    obs = rng.normal(scale=50, size=(300, 4, 16)).astype(np.float32)  # after so few updates
+    obs[:, 3, 14:] = 0
+    theirs = team.act(obs)[:, 3]
+    ours = again.act(obs[:, 3:, :14], np.ones((300, 1, 5), np.bool_))[:, 0]
+    np.testing.assert_array_equal(ours, theirs)
+    assert len(np.unique(ours)) > 1
+    played = []
+    settings = {"name": "simple_tag", "opponents": f"checkpoint:{both}"}
+    for load in (load_policy, lambda _: again):
+        env = make_env(env_settings("simple_tag").model_validate(settings), 4, load)
+        env.reset([itertools.count(k) for k in range(4)])
+        rng = np.random.default_rng(2)
+        played.append(np.array([env.step(rng.integers(5, size=(4, 3))).next.state for _ in range(24)]))
+    np.testing.assert_array_equal(*played)
+
+
+def test_a_run_whose_policy_cannot_be_frozen_says_why(both: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no group prey: its groups are team, opponents"):
+        freeze(both, "prey")
+    with pytest.raises(UserError, match=r"agents that see equally much"):
+        freeze(both)
+    train_serially(run_of("maddpg", total_env_steps=40), tmp_path / "gru")
+    with pytest.raises(UserError, match=r"with agent\.network=gru: a frozen policy needs agent\.network=mlp"):
+        freeze(tmp_path / "gru")
