@@ -13,7 +13,6 @@ from PIL import Image, ImageDraw
 from phalanx.envs.drawing import (
     ARENA,
     BACKGROUND,
-    LINE,
     OPPONENT,
     SMOOTHING,
     TEAM,
@@ -28,10 +27,12 @@ from phalanx.envs.team import Bools, Ints
 
 WIDTH = 448
 LEAST_RADIUS = 7.5  # pixels; a letter must fit
+EDGE = 1 / 8  # share of the map on each side that is left out while nobody is there
 GRID = 4.0  # a line every so many units of length
 SHIELD: Colour = (92, 176, 232)
 HEALTH: tuple[tuple[float, Colour], ...] = ((0.6, (72, 178, 88)), (0.3, (230, 176, 44)), (0.0, (222, 66, 56)))
 BAR: Colour = (60, 64, 72)
+WALL: Colour = (150, 154, 162)
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,16 @@ class Units:
 
 
 def draw_battle(units: Units, width: int = WIDTH) -> Picture:
-    """A picture of the whole map, `width` pixels wide: who is where, of what kind (a letter), how well, and whom they
-    attacked."""
+    """A picture `width` pixels wide: who is where, of what kind (a letter), how well, and whom they attacked. The
+    camera shows the middle of the map, and all of it once somebody alive is outside of that."""
+    cut = EDGE if _all_in_the_middle(units) else 0.0  # of the map on each side
     pixels = width * SMOOTHING
-    scale = pixels / units.size[0]
-    height = SMOOTHING * round(units.size[1] * scale / SMOOTHING)
-    image = _ground(pixels, height, scale)
+    scale = pixels / (units.size[0] * (1 - 2 * cut))
+    height = SMOOTHING * round(units.size[1] * (1 - 2 * cut) * scale / SMOOTHING)
+    left, low = units.size[0] * cut, units.size[1] * cut
+    image = _ground(pixels, height, scale, (left, low))
     canvas = ImageDraw.Draw(image)
-    x, y = units.places[:, 0] * scale, height - units.places[:, 1] * scale
+    x, y = (units.places[:, 0] - left) * scale, height - (units.places[:, 1] - low) * scale
     radii = np.maximum(units.radii * scale, LEAST_RADIUS * SMOOTHING)
     letters = letters_of(units.names)
     for u in np.flatnonzero(~units.alive).tolist():
@@ -70,9 +73,8 @@ def draw_battle(units: Units, width: int = WIDTH) -> Picture:
         if units.target is not None and units.target[u] >= 0:
             _draw_attack(canvas, (x[u], y[u]), (x[units.target[u]], y[units.target[u]]), _colour(units, u))
     for u in living:
-        r, fill = radii[u], _colour(units, u)
-        canvas.ellipse((x[u] - r, y[u] - r, x[u] + r, y[u] + r), fill=fill, outline=edge_of(fill), width=SMOOTHING)
-        write(canvas, (x[u], y[u]), letters[units.kinds[u]], round(1.4 * r), ARENA)
+        disc = _disc(round(radii[u]), _colour(units, u), letters[units.kinds[u]])
+        image.paste(disc, (round(x[u] - radii[u]), round(y[u] - radii[u])), disc)
     for u in living:  # over all discs, so that none hides another's health
         _draw_bars(canvas, x[u], y[u] - radii[u], radii[u], units, u)
     return with_legend(np.array(image.reduce(SMOOTHING)), _legend(units, letters))
@@ -88,20 +90,41 @@ def letters_of(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=4)
-def _empty_ground(width: int, height: int, scale: float) -> Image.Image:
+def _all_in_the_middle(units: Units) -> bool:
+    places = units.places[units.alive] / np.array(units.size)
+    return bool(((places > EDGE) & (places < 1 - EDGE)).all())
+
+
+@lru_cache(maxsize=8)
+def _empty_ground(width: int, height: int, scale: float, corner: tuple[float, float]) -> Image.Image:
+    """The ground with its grid, and the walls where the whole map is shown. corner: the map's place that is shown in
+    the lower left one of the picture."""
     image = Image.new("RGB", (width, height), ARENA)
     canvas = ImageDraw.Draw(image)
-    for k in range(1, math.ceil(width / (GRID * scale))):
-        canvas.line((k * GRID * scale, 0, k * GRID * scale, height), fill=BACKGROUND, width=SMOOTHING)
-    for k in range(1, math.ceil(height / (GRID * scale))):
-        canvas.line((0, height - k * GRID * scale, width, height - k * GRID * scale), fill=BACKGROUND, width=SMOOTHING)
-    canvas.rectangle((0, 0, width - 1, height - 1), outline=LINE, width=SMOOTHING)
+    left, low = corner
+    for k in range(math.ceil((left + width / scale) / GRID)):
+        x = (k * GRID - left) * scale
+        canvas.line((x, 0, x, height), fill=BACKGROUND, width=SMOOTHING)
+    for k in range(math.ceil((low + height / scale) / GRID)):
+        y = height - (k * GRID - low) * scale
+        canvas.line((0, y, width, y), fill=BACKGROUND, width=SMOOTHING)
+    if not left:
+        canvas.rectangle((0, 0, width - 1, height - 1), outline=WALL, width=2 * SMOOTHING)
     return image
 
 
-def _ground(width: int, height: int, scale: float) -> Image.Image:
-    return _empty_ground(width, height, scale).copy()
+def _ground(width: int, height: int, scale: float, corner: tuple[float, float]) -> Image.Image:
+    return _empty_ground(width, height, scale, corner).copy()
+
+
+@lru_cache(maxsize=256)
+def _disc(radius: int, fill: Colour, letter: str) -> Image.Image:
+    """A unit, on a ground that can be seen through. Text takes longer to draw than all the rest."""
+    image = Image.new("RGBA", (2 * radius + 1, 2 * radius + 1))
+    canvas = ImageDraw.Draw(image)
+    canvas.ellipse((0, 0, 2 * radius, 2 * radius), fill=fill, outline=edge_of(fill), width=SMOOTHING)
+    write(canvas, (radius, radius), letter, round(1.4 * radius), ARENA)
+    return image
 
 
 def _colour(units: Units, unit: int) -> Colour:
