@@ -62,8 +62,8 @@ class SmacSettings(EnvSettings):
     )
     replays: str | None = Field(
         default=None,
-        description="folder for replays: when it is closed, as after `phalanx evaluate`, each game writes one file of"
-        " all its battles",
+        description="folder for replays: each game writes one file of all its battles when it is closed, as it is at the"
+        " end of `phalanx evaluate`",
     )
     evaluation_games: int = Field(
         default=4, ge=1, description="games that an evaluation plays at once; each is a process of about 1 GB"
