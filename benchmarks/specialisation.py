@@ -89,7 +89,7 @@ def draw(runs: Sequence[dict[str, Any]], out: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes = figure.get_axes()
     axes[0].set_ylabel("greedy reward per agent and step")
-    axes[-1].legend(loc="lower right", frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(NAMES), frameon=False)
     figure.supxlabel(
         "IPPO; bands: worst to best seed; dotted: the paper's values with REINFORCE", fontsize=8.5, color="#666666"
     )

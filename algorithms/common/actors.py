@@ -88,6 +88,7 @@ class Actors(ActingNetworks):
 
     log_std: nn.Parameter | None
     _used: Tensor
+    _owners: Tensor
 
     def __init__(
         self, spec: TeamSpec, agent: AgentSettings, head: Head = "gaussian", agents: Sequence[int] | None = None
@@ -104,13 +105,14 @@ class Actors(ActingNetworks):
         used = [[d < spec.action_dims[i] for d in range(size)] for i in self.agents]
         self.all_used = all(spec.action_dims[i] == size for i in self.agents)
         self.register_buffer("_used", torch.tensor(used), persistent=False)
+        self.register_buffer("_owners", torch.tensor(self.view.owners), persistent=False)
 
     def outputs(self, inputs: Tensor) -> Tensor:
         raw: Tensor = self.network(inputs)[0]
         return raw.view(len(raw), -1, len(self.agents), raw.shape[-1])
 
     def log_stds(self) -> Tensor | None:
-        return None if self.log_std is None else self.log_std[list(self.view.owners)]
+        return None if self.log_std is None else self.log_std.index_select(0, self._owners)
 
     def used(self) -> Tensor | None:
         return None if self.all_used else self._used

@@ -45,8 +45,9 @@ class StackedProjection(nn.Module):
 class AgentNetworks(nn.Module, ABC):
     """K agent networks side by side. M rows are B·N, agents fastest, as `agent_inputs` arranges them.
 
-    `state_shape` is that of one row's memory. Subclasses name their layers once, in `__init__`, with `add_linear`
-    and `add_norm`, and say in `unroll` and `advance` what is computed with them.
+    X is `outputs`: values of the A actions, unless something else was asked for. `state_shape` is that of one row's
+    memory. Subclasses name their layers once, in `__init__`, with `add_linear`, `add_final` and `add_norm`, and say in
+    `unroll` and `advance` what is computed with them.
     """
 
     state_shape: tuple[int, ...] = ()
