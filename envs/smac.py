@@ -62,7 +62,7 @@ class SmacSettings(EnvSettings):
     )
     replays: str | None = Field(
         default=None,
-        description="folder for replays: each game writes one file of all its battles when it is closed, as it is at the"
+        description="folder for replays: each game writes one file of all its battles when it is closed, as at the"
         " end of `phalanx evaluate`",
     )
     evaluation_games: int = Field(
