@@ -30,6 +30,13 @@ class Capabilities:
     continuous: bool = False
     on_policy: bool = False
     needs_state: bool = False
+
+    @property
+    def in_words(self) -> str:
+        """For lists: the actions it takes, and which data it learns from."""
+        actions = " or ".join(kind for kind in ("discrete", "continuous") if getattr(self, kind))
+        return f"{actions} actions, {'on' if self.on_policy else 'off'}-policy"
+
     input_noise: bool = False  # env.noise.demar
 
 

@@ -131,11 +131,13 @@ def plot(folders: Sequence[Path], out: Path, metric: str | None, diagnostics: bo
 
 
 def list_names(what: str) -> int:
-    """Names, one a line, each with what it is."""
+    """Names, one a line, each with what it is; of algorithms also what they can be used for."""
     if what == "algorithms":
-        from phalanx.algorithms.registry import ALGORITHMS
+        from phalanx.algorithms.registry import ALGORITHMS, algorithm_class
 
-        found = {name: _docstring(place) for name, place in ALGORITHMS.items()}
+        uses = {name: algorithm_class(name).capabilities.in_words for name in ALGORITHMS}
+        column = max(map(len, uses.values()))
+        found = {name: f"{uses[name]:<{column}}  {_docstring(place)}" for name, place in ALGORITHMS.items()}
     elif what == "envs":
         from phalanx.envs.registry import ENVIRONMENTS
 

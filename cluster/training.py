@@ -18,11 +18,13 @@ from phalanx.configs.load import load_run
 from phalanx.configs.settings import RunSettings
 
 COMPLETED = "completed"
+SLOW_TO_MAKE = ("smac", "smax", "mamujoco", "vmas")
 
 
 def train(source: str, overrides: Sequence[str], out: Path | None) -> int:
     """Trains the run; exit status 0, also where it was asked to stop and saved a checkpoint."""
     run = load_run(source, overrides, catalogue=CATALOGUE)
+    _require_suitable(run)
     existed = out is not None and out.exists()
     folder = RunFolder.create(out, run, Path(source).stem)
     try:
@@ -30,6 +32,27 @@ def train(source: str, overrides: Sequence[str], out: Path | None) -> int:
     except UserError:
         _take_back(folder, keep_folder=existed)
         raise
+
+
+def _require_suitable(run: RunSettings) -> None:
+    """Refuses an algorithm that cannot learn in the environment before there is a folder and before Ray starts, unless
+    it would take a simulator to know: then the learner refuses it as well."""
+    from phalanx.algorithms.registry import make_algorithm
+    from phalanx.cluster.policy import load_policy
+    from phalanx.envs.registry import make_env
+
+    if run.env.name in SLOW_TO_MAKE:
+        return
+    try:
+        env = make_env(run.env, 1, load_policy)
+    except UserError:
+        raise
+    except Exception:
+        return  # a fault of the environment itself is for the workers to tell
+    try:
+        make_algorithm(run, env.spec)
+    finally:
+        env.close()
 
 
 def resume(path: Path) -> int:

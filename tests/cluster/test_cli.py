@@ -25,7 +25,7 @@ from phalanx.cluster.run_folder import CATALOGUE
 from phalanx.cluster.sinks import read_rows
 from phalanx.cluster.stopping import StopRequest
 from phalanx.configs.errors import RunFailed, UserError
-from phalanx.configs.load import dump_run, load_run, run_from_dict
+from phalanx.configs.load import dump_run, load_run, override_run, run_from_dict
 from phalanx.configs.settings import RunSettings
 from phalanx.envs.matrix_games import MatrixGame
 from phalanx.envs.registry import ENVIRONMENTS
@@ -166,6 +166,40 @@ def test_list_names_everything_with_what_it_is(capsys: Capture) -> None:
         assert expected in names
         assert all(len(line.split()) > 2 for line in lines)
     assert "demar_ensembles" not in names[:-1]
+
+
+def test_list_tells_what_algorithms_can_be_used_for(capsys: Capture) -> None:
+    assert main(["list", "algorithms"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "discrete actions, off-policy" in lines["qmix"] and "continuous" not in lines["qmix"]
+    assert "discrete or continuous actions, on-policy" in lines["mappo"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["env.name=dispersion", "env.actions=continuous"], "algorithm.name=qmix needs discrete actions"),
+        (["algorithm.name=mappo", "replay.sampling=prioritised"], "replay.sampling=prioritised is impossible"),
+        (["algorithm.name=mappo", "replay.samples_per_insert=4"], "replay.samples_per_insert=4 is impossible"),
+        (["algorithm.name=mappo", "replay.capacity_episodes=40"], "replay.capacity_episodes=40 is too few"),
+        (["replay.sampling=once"], "algorithm.name=qmix learns from old episodes too"),
+        (["algorithm.name=mappo", "mode=sync", "learner.batch_episodes=7"], "learner.batch_episodes=7 must be what"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_there_is_a_folder(
+    overrides: list[str], sentence: str, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(["train", "qmix_spread", *overrides, "--out", str(tmp_path / "run")]) == 2
+    assert sentence in told(capsys.readouterr())
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_kind_of_method_does_not_inherit_what_the_file_says_of_the_replay(capsys: Capture) -> None:
+    assert main(["show-config", "qmix_spread", "algorithm.name=mappo"]) == 0
+    run = run_from_dict(yaml.safe_load(capsys.readouterr().out), catalogue=CATALOGUE)
+    assert (run.replay.sampling, run.replay.samples_per_insert, run.learner.batch_episodes) == ("once", 1.0, 64)
+    back = override_run(run, ["algorithm.name=vdn"], catalogue=CATALOGUE)
+    assert (back.replay.sampling, back.replay.capacity_episodes, back.learner.batch_episodes) == ("uniform", 5000, 32)
 
 
 def test_show_config_prints_what_can_be_loaded_again(tmp_path: Path, capsys: Capture) -> None:
