@@ -162,7 +162,8 @@ def entity_view(n_allies: int, n_enemies: int) -> EntityView:
 
 
 def team_spec(scenario: Scenario, limit: int, versions: Mapping[str, str]) -> TeamSpec:
-    """The allies as a team. Groups are the types of units; random scenarios have one group, see `Smax.unit_types`."""
+    """The allies as a team. Groups are the types of units. Random scenarios have none that last: see `Smax.unit_types`,
+    and the last six numbers of each agent's observation."""
     n, m = scenario.n_allies, scenario.n_enemies
     groups = {} if scenario.random else {kind: rank for rank, (kind, _) in enumerate(scenario.allies)}
     allies = (("unit", n),) if scenario.random else scenario.allies
@@ -179,6 +180,7 @@ def team_spec(scenario: Scenario, limit: int, versions: Mapping[str, str]) -> Te
         action_dims=(sizes.actions,) * n,
         group_ids=tuple(groups[kind] for kind, count in allies for _ in range(count)) if groups else (),
         group_names=tuple(groups),
+        groups_vary=scenario.random,
         has_win=True,
         metrics=("dead_allies", "dead_enemies"),
         versions=versions,

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from phalanx.configs.errors import UserError
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -72,6 +74,7 @@ class TeamSpec:
     discrete: bool = True
     group_ids: tuple[int, ...] = ()  # one per agent; () stands for one group
     group_names: tuple[str, ...] = ()
+    groups_vary: bool = False  # who is of which kind is drawn anew in every episode, so that there are no group_ids
     has_win: bool = False  # `Step.info["win"]` is meaningful
     agent_rewards: bool = False  # every `Step` has `agent_reward`; otherwise it is not looked at
     metrics: tuple[str, ...] = ()  # keys of `Step.info` that are summed over an episode and reported
@@ -81,7 +84,19 @@ class TeamSpec:
     versions: Mapping[str, str] = field(default_factory=dict)  # of the simulator, for metadata.json
     entities: EntityView | None = None  # None: the observation is not made of entities
 
+    def groups(self, key: str) -> tuple[int, ...]:
+        """Each agent's group. A UserError where no group lasts; `key` is the setting that needs them."""
+        if self.groups_vary:
+            raise UserError(
+                f"{key} needs groups that last, but in {self.env_name} the kinds of agents are drawn anew in every"
+                " episode: each agent sees its own kind in its observation, so choose a setting that asks for no groups"
+                " (agent.sharing=full or full_id), or an environment whose agents keep their kinds"
+            )
+        return self.group_ids or (0,) * self.n_agents
+
     def __post_init__(self) -> None:
+        if self.groups_vary and self.group_ids:
+            raise ValueError(f"{self.env_name} gives group_ids {self.group_ids}, and says that groups vary")
         if self.entities is None:
             return
         outside = [column for column in self.entities.columns if not 0 <= column < self.obs_dim]
@@ -147,7 +162,9 @@ class TeamEnv(ABC):
 
     @abstractmethod
     def step(self, actions: npt.NDArray[Any]) -> Step:
-        """actions: [E, N] int (discrete) or [E, N, D] float32 (continuous)."""
+        """actions: [E, N] int (discrete) or [E, N, D] float32 (continuous). The latter are in [-1, 1], which the
+        environment stretches to its own bounds; what lies outside is cut, and so are components that an agent does not
+        have."""
 
     def render(self, index: int) -> npt.NDArray[np.uint8] | None:
         """A picture [H, W, 3] of environment `index`, or None where there is no renderer."""

@@ -31,12 +31,12 @@ def resolve_groups(spec: TeamSpec, setting: Grouping, seed: int = 0) -> list[lis
         return [[agent] for agent in agents]
     if setting == "all":
         return [agents]
-    groups = _of_environment(spec)
+    groups = _of_environment(spec, setting)
     return groups if setting == "spec" else _random(spec, groups, seed)
 
 
-def _of_environment(spec: TeamSpec) -> list[list[int]]:
-    ids = spec.group_ids or (0,) * spec.n_agents
+def _of_environment(spec: TeamSpec, setting: str) -> list[list[int]]:
+    ids = spec.groups(f"{KEY}={setting}")
     return [[agent for agent, group in enumerate(ids) if group == wanted] for wanted in sorted(set(ids))]
 
 

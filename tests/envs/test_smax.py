@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from phalanx.algorithms.common.grouping import resolve_groups
+from phalanx.algorithms.common.networks.view import AgentView
 from phalanx.configs.errors import UserError
+from phalanx.configs.settings import AgentSettings
 from phalanx.envs import smax_simulator
 from phalanx.envs.smax import Smax, SmaxSettings
 from phalanx.envs.smax_scenarios import (
@@ -63,6 +66,17 @@ def test_groups_are_types_in_the_order_of_the_list() -> None:
     assert spec.episode_limit == 30 and spec.versions == {"jax": "1"} and spec.has_win
     random = team_spec(SCENARIOS["smacv2_5_units"], 200, {})
     assert random.group_ids == () and random.agent_names[4] == "unit_4"
+
+
+def test_groups_that_change_are_refused_to_whoever_needs_them() -> None:
+    random, fixed = (team_spec(SCENARIOS[name], 200, {}) for name in ("smacv2_5_units", "2s3z"))
+    with pytest.raises(UserError, match=r"agent\.sharing=groups needs groups that last, .*agent\.sharing=full"):
+        AgentView.of(random, AgentSettings(sharing="groups"))
+    with pytest.raises(UserError, match=r"algorithm\.groups=spec needs groups that last"):
+        resolve_groups(random, "spec")
+    assert resolve_groups(random, "all") == [[0, 1, 2, 3, 4]]
+    assert AgentView.of(random, AgentSettings(sharing="full_id")).sets == 1
+    assert AgentView.of(fixed, AgentSettings(sharing="groups")).owners == (0, 0, 1, 1, 1)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -35,7 +35,8 @@ class AgentView:
         each = tuple(range(spec.n_agents) if agents is None else agents)
         everyone = (0,) * len(each)
         # Groups that happen to be empty have no parameters.
-        groups = _numbered([spec.group_ids[i] for i in each]) if spec.group_ids else everyone
+        ids = spec.groups("agent.sharing=groups") if sharing == "groups" else ()
+        groups = _numbered([ids[i] for i in each]) if ids else everyone
         each = _numbered(each)
         return cls(
             obs=spec.obs_dim,
