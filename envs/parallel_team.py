@@ -149,6 +149,7 @@ class ParallelTeam(TeamEnv):
         self._settings = settings
         self._envs = [source.build()]
         probe = self._envs[0]
+        self._render_mode = source.arguments.get("render_mode")  # MaMuJoCo's environments do not say it themselves
         self.why_no_picture = (
             f"{label} gives none; an environment of another library can be drawn where it takes render_mode=rgb_array"
             " (has that as its render_mode) and its render() then returns an array"
@@ -277,7 +278,7 @@ class ParallelTeam(TeamEnv):
     def render(self, index: int) -> npt.NDArray[np.uint8] | None:
         """The environment's own picture, where `env.kwargs` has `render_mode: rgb_array`."""
         env = self._envs[index]
-        if getattr(env, "render_mode", None) != "rgb_array":
+        if (getattr(env, "render_mode", None) or self._render_mode) != "rgb_array":
             return None
         try:
             picture = env.render()

@@ -139,6 +139,18 @@ class VmasTeam(BatchedTeamEnv):
         avail = np.repeat(self._legal[None], self.num_envs, axis=0)
         return Obs(obs, state, avail, np.ones((self.num_envs, spec.n_agents), np.bool_))
 
+    def render(self, index: int) -> npt.NDArray[np.uint8] | None:
+        """VMAS's own picture."""
+        try:
+            picture = self._env.render(mode="rgb_array", env_index=index)
+        except Exception as error:  # of OpenGL, mostly
+            self.why_no_picture = (
+                f"VMAS draws with pyglet 1.5 and OpenGL (EGL where there is no display), which failed with"
+                f" {type(error).__name__}: {error}"
+            )
+            return None
+        return None if picture is None else np.array(picture, np.uint8)
+
 
 def _made(settings: VmasSettings, num_envs: int) -> Any:
     vmas = import_library("vmas", NEEDS)

@@ -120,3 +120,14 @@ def test_an_episode_is_that_of_the_body_with_all_joints_moved_at_once(
 def test_refusals_are_sentences(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         team(**{**WALKER, **settings})
+
+
+def test_pictures_need_no_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    pytest.importorskip(LIBRARY)
+    env = MaMuJoCo(MaMuJoCo.Settings(max_steps=3).for_pictures(), 1)  # type: ignore[arg-type]
+    env.reset([EpisodeSeeds(0, Purpose.EPISODE, 0)])
+    picture = env.render(0)
+    if picture is None:
+        pytest.skip(env.why_no_picture)
+    assert picture.shape == (480, 480, 3) and picture.std() > 10

@@ -411,6 +411,27 @@ def test_pictures_come_from_the_environment_where_it_makes_some() -> None:
     assert (picture.shape, picture.max()) == ((5, 6, 3), 1)
 
 
+def test_the_last_moment_can_be_seen_although_the_next_episode_has_begun() -> None:
+    env = toy("Pictures", kwargs={"render_mode": "rgb_array"}, max_steps=3)
+    env.film(0)
+    play(env, 3)
+    last, now = env.last_picture(), env.render(0)
+    assert last is not None and now is not None
+    assert (last.max(), now.max()) == (3, 0)
+
+
+def test_a_render_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = toy("Pictures", kwargs={"render_mode": "rgb_array"})
+
+    def broken(_: Any) -> Any:
+        raise OSError("no display")
+
+    monkeypatch.setattr("tests.envs.toys.Pictures.render", broken)
+    play(env, 1)
+    assert env.render(0) is None
+    assert "its render() failed with OSError: no display" in env.why_no_picture
+
+
 # ---- refusals
 
 

@@ -134,3 +134,19 @@ def test_rllib_is_not_imported() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ""
+
+
+def test_pictures_come_from_the_environment_where_it_makes_some() -> None:
+    env = toy("Drawn")
+    env.film(0)
+    start(env)
+    for age in (1, 2, 3):
+        env.step(np.zeros((1, 3), np.int64))
+        picture = env.render(0)
+        assert picture is not None and (picture == age).all()
+    env.step(np.zeros((1, 3), np.int64))
+    last = env.last_picture()
+    assert last is not None and (last == 4).all()
+    plain = toy("Together")
+    start(plain)
+    assert plain.render(0) is None and "render_mode" in plain.why_no_picture

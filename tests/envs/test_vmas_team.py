@@ -104,3 +104,25 @@ def test_without_the_library_the_sentence_says_what_to_install(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "vmas", None)
     with pytest.raises(UserError, match=r"GPL-3\.0\): pip install vmas"):
         team()
+
+
+@pytest.mark.usefixtures("stub")
+def test_pictures_are_vmas_own_and_where_it_cannot_draw_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = team()
+    env.film(1)
+    start(env)
+
+    def draw(_: Any, mode: str, env_index: int) -> Any:
+        assert mode == "rgb_array"
+        return np.full((4, 4, 3), 10 * env_index + 1)
+
+    monkeypatch.setattr(stub_vmas.Environment, "render", draw, raising=False)
+    picture = env.render(1)
+    assert picture is not None and picture.dtype == np.uint8 and (picture == 11).all()
+
+    def broken(_: Any, **__: Any) -> Any:
+        raise ImportError("no libEGL")
+
+    monkeypatch.setattr(stub_vmas.Environment, "render", broken)
+    assert env.render(0) is None
+    assert "OpenGL" in env.why_no_picture and "ImportError: no libEGL" in env.why_no_picture
