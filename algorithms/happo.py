@@ -35,7 +35,7 @@ class HAPPO(MAPPO):
     @classmethod
     def agent_groups(cls, spec: TeamSpec, settings: AlgorithmSettings) -> list[list[int]]:
         assert isinstance(settings, GroupedSettings)
-        return resolve_groups(spec, settings.groups)
+        return resolve_groups(spec, settings.groups, settings.groups_seed)
 
     def turns(self) -> list[tuple[int, list[int]]]:
         return [(k, [slot]) for k, group in enumerate(self.actors.groups) for slot in range(len(group))]

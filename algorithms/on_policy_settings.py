@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from phalanx.algorithms.common.grouping import Grouping
 from phalanx.configs.settings import AlgorithmSettings
@@ -73,3 +73,13 @@ class GroupedSettings(OnPolicySettings):
         " environment's groups), all, random (of the sizes of the environment's) or lists of agents such as"
         " [[0,1],[2]]",
     )
+    groups_seed: int = Field(default=0, ge=0, description="groups=random: what the members are drawn with")
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> GroupedSettings:
+        if self.groups_seed and self.groups != "random":
+            raise ValueError(
+                f"groups_seed={self.groups_seed} has no effect with groups={self.groups}: leave it at 0, or set"
+                " groups=random"
+            )
+        return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from phalanx.algorithms.common.batch import EpisodeBatch
+from phalanx.algorithms.on_policy import OnPolicy
 from phalanx.algorithms.on_policy_settings import GroupedSettings
 from phalanx.algorithms.registry import algorithm_settings, make_algorithm, make_policy
 from phalanx.cluster.checkpoint import checkpoint_folders
@@ -116,6 +118,7 @@ def test_agents_are_paid_one_by_one() -> None:
         ({"name": "haa2c", "clip": 0.2}, ["clip"]),
         ({"name": "hatrpo", "backtrack": 1.0}, ["backtrack"]),
         ({"name": "happo", "groups": "some"}, ["groups", "some"]),
+        ({"name": "happo", "groups": "spec", "groups_seed": 1}, ["groups_seed=1", "groups=spec", "random"]),
         ({"name": "mapo"}, ["mapo", "mappo"]),
     ],
 )
@@ -160,7 +163,7 @@ BESIDES: dict[str, dict[str, Any]] = {
     "backtrack": {"kl_limit": 3.0, "damping": 0.0},
     "accept": {"kl_limit": 3.0, "damping": 0.0},
 }
-ELSEWHERE = {"rewards"}  # of agents: see above
+ELSEWHERE = {"rewards", "groups_seed"}  # of agents: see above; of random groups: see below
 SETTINGS = [(name, path) for name in ON_POLICY for path, _ in leaves(algorithm_settings(name)) if path not in ELSEWHERE]
 
 
@@ -189,6 +192,16 @@ def test_every_setting_changes_what_is_learned(
     assert plain.algorithm != changed.algorithm
     first, again, differently = (learned(run, episodes) for run in (plain, plain, changed))
     assert same(first, again) and not same(first, differently)
+
+
+def test_random_groups_are_drawn_with_their_seed() -> None:
+    spec = replace(SPEC, group_ids=(0, 0, 1), group_names=("a", "b"))
+    drawn = []
+    for seed in range(6):
+        algorithm = make_algorithm(run_of({"name": "happo", "groups": "random", "groups_seed": seed}), spec)
+        assert isinstance(algorithm, OnPolicy)
+        drawn.append(tuple(map(tuple, algorithm.actors.groups)))
+    assert len(set(drawn)) > 1 and ((0, 1), (2,)) not in drawn
 
 
 @pytest.mark.parametrize("name", ON_POLICY)
