@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from phalanx.configs.errors import UserError
 from phalanx.envs.opponents import checkpoint_path, load_opponents, parse_opponents
-from phalanx.envs.parallel import Agent, Source
+from phalanx.envs.parallel import Agent, Bounds, Source
 from phalanx.envs.team import Bools, Floats, TeamPolicy
 
 Reply = Callable[[int, frozenset[str]], dict[str, Any]]
@@ -127,6 +128,7 @@ class Trained(Opponents):
         self._policy = policy
         self._agents = agents
         self._num_envs = num_envs
+        self._bounds = None if agents[0].choices else Bounds.of([agent.action_space for agent in agents])
         self._seen: tuple[Floats, Bools] | None = None
 
     def reset(self) -> None:
@@ -141,6 +143,11 @@ class Trained(Opponents):
     def act(self) -> Reply:
         assert self._seen is not None
         chosen: npt.NDArray[Any] = np.asarray(self._policy.act(*self._seen))
+        if self._bounds is not None:
+            vectors = self._bounds.stretch(chosen)
+            return lambda e, live: {
+                agent.name: _shaped(vectors[e, i], agent) for i, agent in enumerate(self._agents) if agent.name in live
+            }
         return lambda e, live: {
             agent.name: agent.first + int(chosen[e, i]) for i, agent in enumerate(self._agents) if agent.name in live
         }
@@ -167,12 +174,34 @@ def make_opponents(
     if kind == "scripted":
         return Scripted(source, agents, num_envs)
     directory = checkpoint_path(text) or ""
-    if not all(agent.choices for agent in agents):
-        raise UserError(
-            f"env.opponents={text} needs opponents with discrete actions, which {source.label} does not have"
-        )
     width, choices = max(agent.size for agent in agents), max(agent.choices for agent in agents)
-    return Trained(load_opponents(load_policy, directory, len(agents), width, choices), agents, num_envs)
+    if not all(agent.choices if choices else _is_vector(agent) for agent in agents):
+        raise UserError(
+            f"env.opponents={text} needs opponents whose actions are all discrete or all vectors (Box), which"
+            f" {source.label} does not have"
+        )
+    sizes = tuple(agent.choices or math.prod(agent.action_space.shape) for agent in agents)
+    policy = load_opponents(load_policy, directory, len(agents), width, choices)
+    known = getattr(getattr(policy, "spec", None), "action_dims", sizes)
+    if not choices and known != sizes:
+        raise UserError(
+            f"env.opponents={text} holds a policy that acts in {list(known)} numbers, one entry for each agent, but"
+            f" the opponents here act in {list(sizes)}; train one with these sizes"
+        )
+    return Trained(policy, agents, num_envs)
+
+
+def _is_vector(agent: Agent) -> bool:
+    from gymnasium.spaces import Box
+
+    return isinstance(agent.action_space, Box)
+
+
+def _shaped(vector: npt.NDArray[Any], agent: Agent) -> npt.NDArray[Any]:
+    """The agent's own components, as its space has them."""
+    space = agent.action_space
+    own: npt.NDArray[Any] = vector[: math.prod(space.shape)].astype(space.dtype).reshape(space.shape)
+    return own
 
 
 def _nothing(agent: Agent) -> npt.NDArray[Any]:

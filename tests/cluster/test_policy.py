@@ -125,3 +125,47 @@ def test_nothing_to_load_is_a_sentence(tmp_path: Path) -> None:
         load_policy(tmp_path / "nowhere")
     with pytest.raises(UserError, match="there is no checkpoint"):
         load_policy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env"),
+    [
+        ({"name": "mappo"}, {"name": "dispersion", "max_steps": 8, "actions": "continuous"}),
+        ({"name": "mappo"}, {"name": "simple_spread", "max_steps": 8}),
+        ({"name": "masac"}, {"name": "dispersion", "max_steps": 8, "actions": "continuous"}),
+    ],
+    ids=lambda section: section["name"],
+)
+def test_actors_are_trained_kept_evaluated_and_loaded(
+    algorithm: dict[str, object], env: dict[str, object], tmp_path: Path
+) -> None:
+    """A stochastic policy explores in training and is deterministic afterwards."""
+    on_policy = algorithm["name"] == "mappo"
+    sections = {
+        "mode": "sync",
+        "total_env_steps": 120,
+        "env": env,
+        "algorithm": algorithm,
+        "agent": {"hidden": 8},
+        "learner": {"device": "cpu", **({} if on_policy else {"batch_episodes": 4})},
+        "rollout": {"streams": 1, "envs_per_stream": 4},
+        "evaluation": {"episodes": 3},
+        "checkpoint": {"every_env_steps": 200},
+        **({} if on_policy else {"replay": {"samples_per_insert": 4, "min_episodes": 4, "capacity_episodes": 40}}),
+    }
+    run = run_from_dict(sections, catalogue=CATALOGUE)
+    summary = train_serially(run, tmp_path / "run")
+    assert summary["updates"] > 0
+    teams = [load_policy(tmp_path / "run") for _ in range(2)]
+    spec = teams[0].spec
+    obs = np.random.default_rng(2).normal(size=(6, 5, spec.n_agents, spec.obs_dim)).astype(np.float32)
+    acted = [np.stack([team.act(each) for each in obs]) for team in teams]
+    np.testing.assert_array_equal(*acted)
+    if spec.discrete:
+        assert acted[0].shape == (6, 5, spec.n_agents) and np.issubdtype(acted[0].dtype, np.integer)
+    else:
+        assert acted[0].shape == (6, 5, spec.n_agents, max(spec.action_dims)) and acted[0].dtype == np.float32
+    judge = Evaluator(run)
+    judge.set_weights(teams[0].weights, 0)
+    assert judge.evaluate().returns.mean() == summary["final"]["eval/return_mean"]
+    judge.close()

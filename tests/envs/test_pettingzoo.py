@@ -345,6 +345,19 @@ def test_trained_opponents_see_their_own_side_and_are_reset_with_their_episode()
     assert policy.log[7:9] == [("rows", [0]), ("rows", [1])]
 
 
+def test_trained_opponents_with_continuous_actions_act_in_the_bounds_of_their_space() -> None:
+    policy = Recorder(n_actions=0)
+    policy.spec.action_dims = (2,)
+    policy.act = lambda obs, avail: np.full((*obs.shape[:2], 2), [0.5, -3.0], np.float32)  # type: ignore[method-assign]
+    env = toy("BoxOpponent", 2, lambda directory: policy, team=REDS, opponents="checkpoint:x")
+    play(env, 2)
+    given = [order["blue_0"] for order in orders(env)[-2:]]
+    assert given and all(one.dtype == np.float32 and one.tolist() == [2.5, 1.0] for one in given)
+    policy.spec.action_dims = (3,)
+    with pytest.raises(UserError, match=r"acts in \[3\] numbers.*here act in \[2\]"):
+        toy("BoxOpponent", 2, lambda directory: policy, team=REDS, opponents="checkpoint:x")
+
+
 # ---- games of turns
 
 
@@ -459,7 +472,7 @@ def test_a_render_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"opponents": "checkpoint:"}, "names no directory"),
         ({"module": "mpe2.simple_tag_v3", "team": ["agent_0"], "opponents": "scripted"}, "offers no scripted_policy"),
         ({"team": REDS, "opponents": "checkpoint:x"}, "needs a way to load policies"),
-        ({"team": REDS, "opponents": "checkpoint:x", "kwargs": {"kind": "BoxOpponent"}}, "discrete actions"),
+        ({"team": REDS, "opponents": "checkpoint:x", "kwargs": {"kind": "OddOpponent"}}, "or all vectors"),
         ({"team": REDS, "opponents": "still", "kwargs": {"kind": "Several"}}, "must all be Discrete"),
     ],
 )

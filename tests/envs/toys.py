@@ -209,6 +209,11 @@ class BoxOpponent(Toy):
         return Box(1, 3, (2,), np.float32) if agent == "blue_0" else Discrete(3)
 
 
+class OddOpponent(Toy):
+    def action_space(self, agent: str) -> Any:
+        return MultiDiscrete([2, 3]) if agent == "blue_0" else Discrete(3)
+
+
 class Endless(Toy):
     """Does not say how long it lasts."""
 
