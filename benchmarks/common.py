@@ -29,8 +29,12 @@ def set_threads(threads: int) -> None:
 
 def emit(**row: Any) -> None:
     """Prints one row of a benchmark as one JSON line."""
-    rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in row.items()}
-    print(json.dumps(rounded), flush=True)
+    print(json.dumps(rounded(row)), flush=True)
+
+
+def rounded(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Its fractions with four digits."""
+    return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in row.items()}
 
 
 def rate(play: Callable[[], int], seconds: float) -> float:
