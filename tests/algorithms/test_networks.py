@@ -296,7 +296,7 @@ def test_asn_values_an_attack_by_its_enemy() -> None:
 
 @pytest.mark.parametrize("network", ENTITY_NETWORKS)
 def test_without_entities_the_choice_is_refused(network: str) -> None:
-    with pytest.raises(UserError, match=f"agent.network={network} .*env.name=nowhere.*gru, mlp.*simple_tag"):
+    with pytest.raises(UserError, match=f"agent.network={network} .*env.name=nowhere.*gru, mlp.*stag_hunt"):
         make_agent_networks(replace(SPEC, entities=None), 1, agent_settings(network))
 
 

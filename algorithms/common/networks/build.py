@@ -36,8 +36,8 @@ def make_agent_networks(
             raise UserError(
                 f"agent.network={settings.network} looks at the entities of an observation, but"
                 f" env.name={spec.env_name} does not say which there are: choose agent.network=gru, mlp, hyper_linear"
-                " or hyper_mlp, or an environment that does (simple_*, stag_hunt, dispersion, smax, or"
-                " your own with TeamSpec.entities)"
+                " or hyper_mlp, or an environment that does (simple_*, stag_hunt, dispersion, smax, or your own with"
+                " TeamSpec.entities)"
             )
         layout = EntityLayout.of(spec.entities, view, outputs, aim=aimed)
     plan = Plan(members, view.size, outputs, settings, view, layout, initialisation)
