@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from phalanx.algorithms.actor_critic_diagnostics import critic_diagnostics
 from phalanx.algorithms.actor_critic_settings import ActorCriticSettings
 from phalanx.algorithms.base import Algorithm, Capabilities, Metrics, OptimiserStep, TensorBatch, Weights
 from phalanx.algorithms.common.actor_policy import ActorPolicy
@@ -164,6 +165,9 @@ class ActorCritic(Algorithm):
     def actors_improve(self, updates: int) -> bool:
         """Whether update number `updates` moves the actors, too."""
         return updates % self.settings.actor_every == 0
+
+    def diagnostics(self, batch: TensorBatch) -> Metrics:
+        return critic_diagnostics(self, batch)
 
     # -- the update -------------------------------------------------------------------------------------------------
 

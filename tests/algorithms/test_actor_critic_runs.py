@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from phalanx.algorithms.actor_critic import Prepared
 from phalanx.algorithms.registry import make_algorithm
 from phalanx.cluster.checkpoint import checkpoint_folders
 from phalanx.cluster.freeze import freeze
@@ -118,7 +119,11 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(
     assert all(np.array_equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
-COMMON = {"loss_td", "q_taken_mean", "target_mean", "loss_actor", "grad_norm_critic"}
+COMMON = {
+    *("loss_td", "q_taken_mean", "target_mean", "loss_actor", "grad_norm_critic"),
+    *("q_start_mean", "mc_return_mean", "overestimation", "overestimation_relative", "return_scale"),
+    *("td_error_abs_mean", "td_error_p10", "td_error_p50", "td_error_p90"),
+}
 METRICS = {
     "maddpg": {"grad_norm_actor"},
     "matd3": {"grad_norm_actor"},
@@ -137,7 +142,25 @@ def test_a_run_reports_these_metrics(name: str, tmp_path: Path) -> None:
     train_serially(run_of(name, total_env_steps=120), tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     reported = {key.removeprefix("train/") for row in rows for key in row if key.startswith("train/")}
-    assert reported == COMMON | METRICS[name]
+    several = set() if name in ("maddpg", "haddpg") else {"target_spread"}
+    assert reported == COMMON | METRICS[name] | several
+
+
+@pytest.mark.parametrize("name", ["matd3", "hasac"])
+def test_a_prioritised_replay_hears_of_the_critics_errors(name: str, tmp_path: Path) -> None:
+    train_serially(run_of(name, total_env_steps=120, replay={"sampling": "prioritised"}), tmp_path / "run")
+    algorithm = build(name)
+    given = prepared(algorithm)
+    step = algorithm.critic_step(given, with_errors=True)
+    values = algorithm.critics(given.state[:-1], given.joint.flatten(-2))
+    size = (values - algorithm.target(given)).abs().mean(0).detach()
+    expected = [0.9 * size[:n, b].max() + 0.1 * size[:n, b].mean() for b, n in enumerate(lengths_of(given))]
+    assert step.errors is not None
+    torch.testing.assert_close(step.errors, torch.stack(expected))
+
+
+def lengths_of(given: Prepared) -> list[int]:
+    return [int(length) for length in given.mask.sum(0)]
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
