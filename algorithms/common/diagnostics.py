@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from phalanx.algorithms.base import Metrics, TensorBatch
+from phalanx.algorithms.common.agents import agent_inputs
 from phalanx.algorithms.common.losses import masked_mean
 from phalanx.algorithms.common.mixers import MixingWeights, mixing_gradient
 from phalanx.algorithms.common.targets import mask_unavailable
@@ -190,10 +191,14 @@ def team_diversity(algorithm: ValueMixing, batch: TensorBatch) -> Tensor:
     episode b, and their choices are compared.
 
     The greedy policy is what the team plays; unlike a softmax, it does not depend on the scale of the values. For it
-    SND is the share of pairs of agents, over valid steps, that would act differently in each other's place.
+    SND is the share of pairs of agents, over valid steps, that would act differently in each other's place. Noise in
+    the inputs (env.noise.demar), which would be each agent's own, is left out.
     """
-    prepared = algorithm.prepare(in_one_place(batch), np.random.default_rng(0))
-    terms = algorithm.online_terms(prepared)
+    alike = in_one_place(batch)
+    prepared = algorithm.prepare(alike, np.random.default_rng(0))
+    terms = algorithm.online_terms(
+        replace(prepared, inputs=agent_inputs(alike.obs, alike.actions, algorithm.spec.n_actions))
+    )
     policies = greedy_policies(terms.mean_values[:-1], terms.prepared.avail[:-1])
     return system_neural_diversity(policies[terms.mask].movedim(-2, 0))
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from phalanx.algorithms.base import Algorithm
+from phalanx.algorithms.common.diagnostics import team_diversity
 from phalanx.algorithms.common.noise import noisy
 from phalanx.algorithms.registry import ALGORITHMS, algorithm_class, algorithm_settings, make_algorithm, make_policy
 from phalanx.algorithms.value_mixing import ValueMixing
 from phalanx.configs.errors import UserError
-from phalanx.configs.settings import EnvSettings, NoiseSettings, RunSettings
+from phalanx.configs.settings import AgentSettings, EnvSettings, NoiseSettings, RunSettings
 from phalanx.envs.registry import env_settings
 from tests.algorithms.helpers import SPEC, doubles, random_batch
 
@@ -117,6 +118,19 @@ def test_last_actions_and_ids_stay_what_they_are() -> None:
     rest = state.inputs[..., SPEC.obs_dim :].numpy()
     np.testing.assert_array_equal(rest[..., : SPEC.n_actions], np.eye(SPEC.n_actions)[actions])
     np.testing.assert_array_equal(rest[..., SPEC.n_actions :], np.tile(np.eye(SPEC.n_agents), (2, 1, 1)))
+
+
+def test_equal_policies_are_not_diverse_for_their_noise() -> None:
+    run = run_of("vdn", 5.0)
+    run = run.model_copy(update={"agent": AgentSettings(sharing="full", hidden=8)})
+    algorithm = make_algorithm(run, SPEC)
+    assert isinstance(algorithm, ValueMixing)
+    algorithm.double()
+    for parameter in algorithm.parameters():
+        parameter.data.uniform_(-1, 1)
+    assert team_diversity(algorithm, doubles(random_batch(1, (6,) * 9))) == 0
+    values = algorithm.terms(algorithm.prepare(doubles(random_batch(1, (6,) * 9)), np.random.default_rng(0))).values
+    assert values.std() > 0
 
 
 def test_a_method_without_such_noise_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
