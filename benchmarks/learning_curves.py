@@ -77,15 +77,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     arguments = parser.parse_args()
     folders: list[Path] = []
+    names: list[str] = []
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in map(int, arguments.seeds.split(",")):
         for line in EXPERIMENTS[arguments.name]:
             folder = arguments.runs / arguments.name / f"{line.label}-{seed}"
             train(line, seed, folder)
             folders.append(folder)
+            names.append(line.label)
             results.setdefault(line.label, []).append(told(line, seed, folder))
     (arguments.out / f"{arguments.name}.json").write_text(json.dumps(results, indent=1) + "\n")
-    plot(folders, arguments.out / f"{arguments.name}.png")
+    plot(folders, arguments.out / f"{arguments.name}.png", names=names)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ MARKERS = "osD^vPX*"
 _RESAMPLES = 2000
 _GRID_POINTS = 200
 _MOST_PANELS = 3
+_LONGEST_INSIDE = 40  # letters of a legend's line that a panel has room for
 # Sections that do not change what is learned.
 _NOT_LEARNING = ("seed", "cluster", "sinks", "report", "checkpoint", "evaluation")
 
@@ -40,6 +41,7 @@ class Curves:
     settings: dict[str, Any]
     series: dict[str, tuple[Series, Series]]  # key -> env steps, values
     episodes: dict[str, dict[int, Series]] = field(default_factory=dict)  # eval/..._mean -> env steps -> [episodes]
+    name: str = ""  # given by whoever asks for the picture
 
     @property
     def group_key(self) -> str:
@@ -60,13 +62,17 @@ class Line:
     high: Series | None = None
 
 
-def plot(folders: Sequence[Path], out: Path, metric: str | None = None) -> list[str]:
+def plot(
+    folders: Sequence[Path], out: Path, metric: str | None = None, names: Sequence[str] | None = None
+) -> list[str]:
     """Draws the learning curves of `folders` into the picture `out`; the metrics that were drawn, one panel each.
 
-    Without `metric`: the evaluation return and up to two of the environment's own metrics. UserError where a folder
-    is no run folder or none has the metric.
+    Without `metric`: the evaluation return and up to two of the environment's own metrics. `names`: what to call each
+    run; None: what tells them apart. UserError where a folder is no run folder or none has the metric.
     """
     runs = [read_curves(folder) for folder in folders]
+    for run, name in zip(runs, names or (), strict=names is not None):
+        run.name = name
     keys = [metric] if metric else default_metrics(runs)
     lines = {key: lines_of(runs, key) for key in keys}
     _draw(lines, runs, out)
@@ -212,7 +218,10 @@ def _read_episodes(folder: Path) -> dict[str, dict[int, Series]]:
 
 
 def _labels(runs: Sequence[Curves]) -> list[str]:
-    """The shortest names that tell the groups apart: the algorithm, else the settings that differ, else the folder."""
+    """The shortest names that tell the groups apart: the given ones, the algorithm, else the settings that differ, else
+    the folder."""
+    if all(run.name for run in runs):
+        return [run.name for run in runs]
     names = [_algorithm(run) for run in runs]
     if len(set(names)) == len(names) and all(names):
         return names
@@ -252,7 +261,11 @@ def _draw(panels: Mapping[str, Sequence[Line]], runs: Sequence[Curves], out: Pat
             _draw_panel(axis, key, lines)
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         if any(len(lines) > 1 or "seeds)" in lines[0].label for lines in panels.values()):
-            axes[0].legend(loc="best", fontsize=10)
+            longest = max(len(line.label) for lines in panels.values() for line in lines)
+            if longest <= _LONGEST_INSIDE:
+                axes[0].legend(loc="best", fontsize=10)
+            else:
+                figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", fontsize=10)
         figure.suptitle(title_of(runs), fontsize=13, x=0.01, ha="left")
         footnote = _footnote([line for lines in panels.values() for line in lines])
         if footnote:

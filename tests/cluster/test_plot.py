@@ -203,3 +203,22 @@ def test_a_film_has_every_frame_at_its_pace(tmp_path: Path) -> None:
         colour = film.convert("RGB").getpixel((3, 3))
     assert isinstance(colour, tuple)
     assert max(abs(a - b) for a, b in zip(colour, (150, 0, 200), strict=True)) <= 12
+
+
+def test_runs_are_named_as_asked_and_equal_names_are_one_line(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path, name, [1.0, 4.0], algorithm=name) for name in ("qmix", "vdn", "iql")]
+    runs = [read_curves(folder) for folder in folders]
+    for run, name in zip(runs, ("first", "second", "second"), strict=True):
+        run.name = name
+    runs[1].settings = runs[2].settings
+    assert [line.label for line in lines_of(runs, "eval/return_mean")] == ["first", "second (mean of 2 seeds)"]
+
+
+def test_a_long_legend_leaves_the_panels_alone(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path, name, [1.0, 4.0], algorithm=name) for name in ("qmix", "vdn")]
+    short, long = tmp_path / "short.png", tmp_path / "long.png"
+    plot(folders, short, names=["a", "b"])
+    plot(folders, long, names=["a" * 60, "b" * 60])
+    below = slice(-90, None)
+    assert not has_colour(pixels(short)[below], VERMILION)
+    assert (np.abs(pixels(long)[below].astype(int) - VERMILION).max(axis=-1) <= 8).any()
