@@ -15,6 +15,7 @@ import torch
 
 from phalanx.algorithms.actor_critic import Prepared
 from phalanx.algorithms.registry import make_algorithm
+from phalanx.cluster import cli
 from phalanx.cluster.checkpoint import checkpoint_folders
 from phalanx.cluster.freeze import freeze
 from phalanx.cluster.learner import Learner
@@ -25,6 +26,7 @@ from phalanx.cluster.run_folder import CATALOGUE
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load_run, run_from_dict
 from phalanx.configs.settings import RunSettings
+from phalanx.envs.frozen import FrozenPolicy
 from phalanx.envs.registry import env_settings, make_env
 from tests.algorithms.actor_critic_helpers import (
     ACTORS,
@@ -301,7 +303,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_frozen_opponents_act_as_the_team_they_were_taken_from(both: Path, tmp_path: Path) -> None:
     """In numpy, from a file, and from the checkpoint itself: the same episodes."""
     freeze(both, "opponents").save(tmp_path / "prey.npz")
-    again = type(freeze(both, "opponents")).load(tmp_path / "prey.npz")
+    again = FrozenPolicy.load(tmp_path / "prey.npz")
     team = load_policy(both)
     rng = np.random.default_rng(0)
     obs = rng.normal(scale=50, size=(300, 4, 16)).astype(np.float32)  # after so few updates
@@ -318,6 +320,13 @@ def test_frozen_opponents_act_as_the_team_they_were_taken_from(both: Path, tmp_p
         rng = np.random.default_rng(2)
         played.append(np.array([env.step(rng.integers(5, size=(4, 3))).next.state for _ in range(24)]))
     np.testing.assert_array_equal(*played)
+
+
+def test_the_command_line_freezes(both: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["freeze", str(both), str(tmp_path / "prey.npz"), "--group", "opponents"]) == 0
+    assert FrozenPolicy.load(tmp_path / "prey.npz").sizes == (14, 5)
+    assert cli.main(["freeze", str(both), str(tmp_path / "prey.npz"), "--group", "rabbits"]) == 2
+    assert "has no group rabbits" in capsys.readouterr().err
 
 
 def test_a_run_whose_policy_cannot_be_frozen_says_why(both: Path, tmp_path: Path) -> None:
