@@ -16,6 +16,7 @@ FIELDS = ("obs", "state", "avail", "alive")
 OUTCOME = ("reward", "terminated", "truncated", "agent_reward")
 ENVS = 3
 KEPT_STEPS = 3  # for so many steps returned arrays are watched
+PICTURES = 2
 
 
 def check_env(make: Callable[[int], TeamEnv], seed: int = 0, steps: int | None = None) -> list[Problem]:
@@ -94,7 +95,8 @@ def _check_repeats(
     spoilt = _Play(several, rows, seed, found, spoil=True).run(length)
     difference = _difference(first, spoilt, rows, 0.0)
     if difference:
-        found.add("aliasing", f"writing to arrays that were passed or returned changed what followed: {difference}")
+        what = "writing to arrays that were given or returned, or drawing,"
+        found.add("aliasing", f"{what} changed what followed: {difference}")
         return
     alone = _built(make, 1, found)
     if alone is None:
@@ -163,6 +165,7 @@ class _Play:
             passed = actions.copy()
             if self._spoil:
                 self._scribble(obs, FIELDS)
+                self._picture(t)
             step = self._env.step(passed)
             if not np.array_equal(passed, actions):
                 self._found.add("actions changed", f"step {t} wrote to the actions it was given")
@@ -197,6 +200,15 @@ class _Play:
         noise = np.stack([rng.random(obs.avail.shape[1:]) for rng in self._generators])
         chosen: npt.NDArray[np.int64] = np.where(obs.avail, noise, -1.0).argmax(axis=2)
         return chosen
+
+    def _picture(self, t: int) -> None:
+        """Of the first environment; that drawing changes nothing shows in what is played after it."""
+        picture = self._env.render(0) if t < PICTURES else None
+        if picture is None:
+            return
+        kind, shape = getattr(picture, "dtype", type(picture).__name__), np.shape(picture)
+        if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or not picture.size:
+            self._found.add("picture", f"step {t}: render(0) gave {kind} {shape}, not bytes [height, width, 3]")
 
     # ---- one observation, one outcome
 

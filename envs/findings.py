@@ -24,10 +24,11 @@ CHECKS: dict[str, str] = {
     "final observation": "ended episodes show their last observation, one row for each, in order",
     "episode too long": "no episode is longer than spec.episode_limit",
     "metrics": "info holds an [E] array for every metric of the spec, and win where it is promised",
+    "picture": "render(index) gives bytes [height, width, 3] (numpy, uint8) or None",
     "seeds": "every episode takes one seed of its environment's sequence",
     "seed ignored": "the same seed and actions give the same episode",
     "neighbours": "an environment does not depend on those beside it",
-    "aliasing": "returned arrays are never written to again, nor read",
+    "aliasing": "returned arrays are never written to again, nor read, and drawing changes nothing",
     "actions changed": "the actions are only read",
     "crash": "reset and step raise nothing",
 }

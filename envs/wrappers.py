@@ -19,7 +19,6 @@ class Wrapper(TeamEnv):
         self.env = env
         self.spec = env.spec
         self.num_envs = env.num_envs
-        self.why_no_picture = env.why_no_picture
 
     def reset(self, seeds: Sequence[Iterator[int]]) -> Obs:
         return self.env.reset(seeds)
@@ -28,7 +27,9 @@ class Wrapper(TeamEnv):
         return self.env.step(actions)
 
     def render(self, index: int) -> npt.NDArray[np.uint8] | None:
-        return self.env.render(index)
+        picture = self.env.render(index)
+        self.why_no_picture = self.env.why_no_picture  # which may be known only now
+        return picture
 
     def film(self, index: int) -> None:
         self.env.film(index)

@@ -115,6 +115,22 @@ class SameBuffer(Walk):
         return replace(obs, state=self.buffer)
 
 
+class MovesWhenDrawn(Walk):
+    def render(self, index: int) -> npt.NDArray[np.uint8]:
+        self.place[index] += 1
+        return np.zeros((4, 5, 3), np.uint8)
+
+
+def drawn(picture: Any) -> type[Walk]:
+    """Walk that gives this picture."""
+
+    class Drawn(Walk):
+        def render(self, index: int) -> Any:
+            return picture
+
+    return Drawn
+
+
 class SameReward(Walk):
     """Pays with the same array every time."""
 
@@ -295,6 +311,10 @@ FAULTS: list[tuple[str, str, type[Walk]]] = [
     ("aliasing", "wrote to the reward", SameReward),
     ("aliasing", "changed what followed", ReadsWhatItGave),
     ("aliasing", "changed what followed", ReadsActionsLater),
+    ("aliasing", "or drawing, changed what followed", MovesWhenDrawn),
+    ("picture", r"gave float64 \(4, 5, 3\), not bytes", drawn(np.zeros((4, 5, 3)))),
+    ("picture", r"gave uint8 \(4, 5\)", drawn(np.zeros((4, 5), np.uint8))),
+    ("picture", r"gave list \(1,\)", drawn([1])),
     ("actions changed", "wrote to the actions", WritesToActions),
     ("crash", "RuntimeError: out of order", Raises),
     ("groups", "3 entries for 2 agents", on_spec(group_ids=(0, 1, 1))),
