@@ -37,12 +37,21 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.settings import AlgorithmSettings, NetworkSettings
 from phalanx.envs.team import TeamSpec
 
+AT_ONCE = 16384
+"""Joint actions that critics look at together, where nothing is learned from it: more only fill the memory."""
+
 
 class OMQSettings(Settings):
     continuation: Literal["greedy", "coordinate"] = Field(
         default="greedy",
         description="what the agents after one are taken to do: greedy (their actors' best actions), or, where actions"
         " are discrete, coordinate (from there, one after the other, what the critics find best)",
+    )
+    gradient: Literal["sampled", "expected"] = Field(
+        default="sampled",
+        description="how an actor of discrete actions climbs: sampled (straight-through Gumbel-softmax: by the critics'"
+        " slope at a sampled action), or expected (by its policy's mean of what every action can reach, each continued"
+        " for itself)",
     )
     perturb: float = Field(
         default=0.0,
@@ -105,11 +114,16 @@ class OMDPG(MADDPG):
 
     def __init__(self, spec: TeamSpec, settings: AlgorithmSettings, networks: NetworkSettings) -> None:
         super().__init__(spec, settings, networks)
-        if self.settings.omq.continuation == "coordinate" and not spec.discrete:
-            raise UserError(
-                "algorithm.omq.continuation=coordinate looks at every action of an agent, but"
-                f" {spec.env_name} has continuous ones: set algorithm.omq.continuation=greedy"
-            )
+        omq = self.settings.omq
+        for key, asked, instead in (
+            ("continuation", omq.continuation == "coordinate", "greedy"),
+            ("gradient", omq.gradient == "expected", "sampled"),
+        ):
+            if asked and not spec.discrete:
+                raise UserError(
+                    f"algorithm.omq.{key}={getattr(omq, key)} looks at every action of an agent, but {spec.env_name}"
+                    f" has continuous ones: set algorithm.omq.{key}={instead}"
+                )
 
     @classmethod
     def make_actors(cls, spec: TeamSpec, settings: AlgorithmSettings, networks: NetworkSettings) -> GroupedActors:
@@ -167,6 +181,12 @@ class OMDPG(MADDPG):
         mean (`critic.improve`)."""
 
         def values(joint: Tensor) -> Tensor:
+            if not torch.is_grad_enabled() and joint.shape[:2].numel() > AT_ONCE and len(joint) > 1:
+                pieces = torch.split(joint, max(1, AT_ONCE // joint.shape[1]))
+                return torch.cat([at_once(piece) for piece in pieces], 1)
+            return at_once(joint)
+
+        def at_once(joint: Tensor) -> Tensor:
             found = self.critics.values(look, joint.view(len(joint), *look.rows, -1)).flatten(2)
             return found.mean(0, keepdim=True) if self.settings.critic.improve == "mean" else found
 
@@ -221,15 +241,22 @@ class OMDPG(MADDPG):
         """−mean over the group's agents of φ*(s, a_{1:i}). greedy: [R, N, X], everybody's best actions by now."""
         group = self.actors.groups[k]
         policy = self._policy_of(prepared, k)
-        actions, _ = self.act(policy, prepared.noise[:, :, group])
-        own = greedy.index_copy(1, self._index(group), actions.flatten(0, 1))
         mask = prepared.mask.flatten()
         losses: list[Tensor] = []
         for part, look in zip(self.parts, looks, strict=True):
             improving = [agent for agent in part if agent in group]
-            if improving:
-                reached = self.reached(prepared, improving, part, own, greedy, self.joint_values(look))
-                losses.append(-masked_mean(reached, mask))
+            if not improving:
+                continue
+            values = self.joint_values(look)
+            if isinstance(policy, Categorical) and self.settings.omq.gradient == "expected":
+                each = [self.every_reached(prepared, agent, part, greedy, values) for agent in improving]
+                chances = policy.probs.flatten(0, 1)[:, [group.index(agent) for agent in improving]]  # [R, P, A]
+                reached = (chances.permute(1, 2, 0) * torch.stack(each)).sum(1)
+            else:
+                actions, _ = self.act(policy, prepared.noise[:, :, group])
+                own = greedy.index_copy(1, self._index(group), actions.flatten(0, 1))
+                reached = self.reached(prepared, improving, part, own, greedy, values)
+            losses.append(-masked_mean(reached, mask))
         loss = torch.stack(losses).mean()
         metrics = {"loss_actor": loss.detach()}
         penalty = self.actor_penalty(policy, prepared, group)
@@ -253,6 +280,16 @@ class OMDPG(MADDPG):
         start = continued(itself, own.detach(), greedy)
         joint = self.continuation(values, start, given, part, prepared)
         return values(continued(itself, own, joint)).amin(0)
+
+    @torch.no_grad()
+    def every_reached(
+        self, prepared: OMDPGPrepared, agent: int, part: list[int], greedy: Tensor, values: JointValues
+    ) -> Tensor:
+        """φ*(s, a_{1:i}) of this agent, with each of its A actions for a_i: [A, R]."""
+        given = before(prepared.agents)[prepared.agents.index(agent) + 1].to(greedy.device)
+        start = greedy.repeat(self.width, 1, 1, 1)
+        start[:, :, agent] = torch.eye(self.width).to(greedy).unsqueeze(1)
+        return values(self.continuation(values, start, given.expand(self.width, -1), part, prepared)).amin(0)
 
     def _all_greedy(self, prepared: Prepared) -> Tensor:
         """What everybody finds best by now: [R, N, X]."""

@@ -5,7 +5,7 @@ and prints one JSON line for each method: of how many seeds the greedy joint act
 were paid. Methods that learn from a replay explore fully, as in the games of `benchmarks.matrix_games`, so that their
 critics see every joint action; on-policy ones play their own policy. All play the same number of games.
 
-`--variants` adds OMDPG's: coordinate continuation, no pessimism, one critic.
+`--variants` adds OMDPG's: coordinate continuation, expected gradients, no pessimism.
 """
 
 from __future__ import annotations
@@ -25,24 +25,29 @@ GAMES: dict[str, dict[str, Any]] = {
     "penalty_10": {"game": "penalty", "penalty": -10.0},
 }
 ENVS = 32  # games played at once: an on-policy batch
+STEPS = 4800
 RUN: dict[str, Any] = {
     "mode": "sync",
-    "total_env_steps": 9600,
+    "total_env_steps": STEPS,
     "agent": {"network": "mlp", "hidden": 32},
     "rollout": {"streams": 1, "envs_per_stream": ENVS},
     "learner": {"batch_episodes": ENVS, "device": "cpu"},
-    "evaluation": {"every_env_steps": 9600, "episodes": 1},
-    "report": {"every_env_steps": 9600},
-    "checkpoint": {"every_env_steps": 9600, "replay": "none"},
+    "evaluation": {"every_env_steps": STEPS, "episodes": 1},
+    "report": {"every_env_steps": STEPS},
+    "checkpoint": {"every_env_steps": STEPS, "replay": "none"},
 }
+LR = 2e-3
 OFF_POLICY: dict[str, Any] = {
-    "replay": {"samples_per_insert": 4, "capacity_episodes": 9600, "min_episodes": 320},
+    "replay": {"samples_per_insert": 8, "capacity_episodes": STEPS, "min_episodes": 320},
     "exploration": {"start": 1.0, "end": 1.0},
+    "algorithm": {"critic": {"hidden": 32, "lr": 5e-3}},
 }
+COORDINATE, EXPECTED = "algorithm.omq.continuation=coordinate", "algorithm.omq.gradient=expected"
 VARIANTS = {
-    "omdpg, coordinate": ("omdpg", ["algorithm.omq.continuation=coordinate"]),
-    "omdpg, coordinate, lambda_pu=0": ("omdpg", ["algorithm.omq.continuation=coordinate", "algorithm.gqc.lambda_pu=0"]),
-    "omdpg, one critic": ("omdpg", ["algorithm.critic.members=1"]),
+    "omdpg, coordinate": ("omdpg", [COORDINATE]),
+    "omdpg, expected": ("omdpg", [EXPECTED]),
+    "omdpg, coordinate, expected": ("omdpg", [COORDINATE, EXPECTED]),
+    "omdpg, coordinate, expected, no pessimism": ("omdpg", [COORDINATE, EXPECTED, "algorithm.gqc.lambda_pu=0"]),
 }
 
 
@@ -62,7 +67,8 @@ def play(method: str, game: str, overrides: list[str], seed: int) -> tuple[list[
     from phalanx.configs.load import override_run, run_from_dict
 
     more = {} if algorithm_settings(method).on_policy else OFF_POLICY
-    data = {**RUN, **more, "seed": seed, "algorithm": {"name": method}, "env": {"name": "matrix", **GAMES[game]}}
+    algorithm = {"name": method, "lr": LR, **more.get("algorithm", {})}
+    data = {**RUN, **more, "seed": seed, "algorithm": algorithm, "env": {"name": "matrix", **GAMES[game]}}
     run = override_run(run_from_dict(data, catalogue=CATALOGUE), overrides, catalogue=CATALOGUE)
     best = float(run.env.table().max())  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as folder:

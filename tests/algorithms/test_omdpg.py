@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from phalanx.algorithms.base import OptimiserStep, TensorBatch
+from phalanx.algorithms.common.distributions import Categorical
 from phalanx.algorithms.common.targets import mask_unavailable
 from phalanx.algorithms.maddpg import MADDPG
 from phalanx.algorithms.omdpg import OMDPG, OMDPGPrepared, OMDPGSettings
@@ -109,6 +110,33 @@ def test_each_group_climbs_what_its_agents_can_still_reach(continuation: str, gr
         for parameter in algorithm.actors.of_group(k).parameters():
             parameter.data += 0.3 * torch.sin(torch.arange(parameter.numel()).double()).view_as(parameter)
         greedy = greedy_of(algorithm, prepared)
+
+
+@pytest.mark.parametrize("continuation", ["greedy", "coordinate"])
+def test_expected_gradients_weigh_what_every_action_can_reach(
+    continuation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the policies' probabilities; however many joint actions are looked at together."""
+    omq = {"continuation": continuation, "gradient": "expected"}
+    algorithm = build(TEAM, groups="spec", omq=omq, logit_penalty=0)
+    prepared = prepared_by(algorithm)
+    greedy = greedy_of(algorithm, prepared)
+    k = prepared.order[0]
+    group = algorithm.actors.groups[k]
+    step = next(algorithm.actor_steps(prepared))
+    expected = torch.zeros(*prepared.mask.shape, len(group), dtype=torch.float64)
+    policy = algorithm._policy_of(prepared, k)
+    assert isinstance(policy, Categorical)
+    with torch.no_grad():
+        for place, agent in enumerate(group):
+            for action in range(4):
+                own = greedy.clone()
+                own[:, :, agent] = F.one_hot(torch.tensor(action), 4).double()
+                reached = slow_reached(algorithm, prepared, agent, own, greedy)
+                expected[:, :, place] += policy.probs[:, :, place, action] * reached
+    assert step.loss.item() == pytest.approx(-mean(expected, prepared.mask), abs=1e-12)
+    monkeypatch.setattr("phalanx.algorithms.omdpg.AT_ONCE", 20)
+    assert next(algorithm.actor_steps(prepared)).loss.item() == pytest.approx(step.loss.item(), abs=1e-12)
 
 
 @pytest.mark.parametrize("spec", [TEAM, BOXES], ids=["discrete", "continuous"])

@@ -82,6 +82,7 @@ def test_it_learns_in_every_environment(env: dict[str, Any]) -> None:
 OURS: dict[str, Any] = {
     **OTHER,
     "omq.continuation": "coordinate",
+    "omq.gradient": "expected",
     "omq.perturb": 0.5,
     "gqc.lambda_pu": 0.9,
     "gqc.beta_pu": 0.0,
@@ -186,6 +187,7 @@ def test_what_does_not_fit_the_team_is_refused() -> None:
         ({"groups": [[0, 1]]}, TEAM, r"algorithm\.groups=\[\[0, 1\]\] leaves out agent 2"),
         ({"groups": "random"}, SPEC, r"algorithm\.groups=random .* nowhere has one group"),
         ({"omq": {"continuation": "coordinate"}}, BOXES, r"omq\.continuation=coordinate .* set .*=greedy"),
+        ({"omq": {"gradient": "expected"}}, BOXES, r"omq\.gradient=expected .* set .*=sampled"),
     ):
         with pytest.raises(UserError, match=words):
             make_algorithm(run_of(HUNT, algorithm), spec)
