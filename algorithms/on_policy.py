@@ -35,20 +35,21 @@ from phalanx.algorithms.base import (
     Weights,
     require_errors,
 )
-from phalanx.algorithms.common.actors import GroupedActors
+from phalanx.algorithms.common.actors import Actors, GroupedActors
 from phalanx.algorithms.common.agents import agent_inputs
 from phalanx.algorithms.common.distributions import Distribution
 from phalanx.algorithms.common.networks.values import Sees, ValueNetworks
 from phalanx.algorithms.common.returns import gae, vtrace
 from phalanx.algorithms.common.targets import transition_mask
 from phalanx.algorithms.common.value_norm import ValueNorm
-from phalanx.algorithms.on_policy_batch import Experience, Prepared, mean_over, standardised
+from phalanx.algorithms.on_policy_batch import Experience, Prepared, kept_chunks, mean_over, standardised
 from phalanx.algorithms.on_policy_settings import OnPolicySettings
 from phalanx.configs.errors import UserError
 from phalanx.configs.settings import AlgorithmSettings, NetworkSettings
 from phalanx.envs.team import TeamSpec
 
 CRITIC = "critic"
+ENTITY_NETWORKS = ("asn", "updet", "atm")
 
 
 class OnPolicy(Algorithm):
@@ -65,6 +66,12 @@ class OnPolicy(Algorithm):
             raise UserError(
                 f"algorithm.rewards=agents learns from each agent's own reward, but env.name={spec.env_name} pays the"
                 " team alone: set algorithm.rewards=team, or choose an environment that rewards single agents"
+            )
+        if self.settings.chunk_length is not None and networks.agent.network in ENTITY_NETWORKS:
+            raise UserError(
+                f"algorithm.chunk_length={self.settings.chunk_length} needs networks that can begin in the middle of an"
+                f" episode, and agent.network={networks.agent.network} cannot: leave it at null, or choose gru, mlp,"
+                " hyper_linear or hyper_mlp"
             )
         self.actors = self.make_actors(spec, self.settings, networks)
         self.critic = self.make_critic()
@@ -95,7 +102,9 @@ class OnPolicy(Algorithm):
 
     def outputs(self, prepared: Prepared) -> Tensor:
         """The critic's, of all steps: [T+1, B, N], or [T+1, B, 1] for one value of the team."""
-        found: Tensor = self.critic(prepared.inputs.flatten(1, 2), prepared.state)
+        memory = prepared.memory.get(CRITIC)
+        known = None if memory is None else memory.flatten(1, 2)
+        found: Tensor = self.critic(prepared.inputs.flatten(1, 2), prepared.state, known)
         return found
 
     # -- the acting side --------------------------------------------------------------------------------------------
@@ -148,7 +157,9 @@ class OnPolicy(Algorithm):
         agents = self.spec.n_agents
         reward = batch.agent_reward if self.settings.rewards == "agents" else batch.reward.unsqueeze(-1)
         inputs = agent_inputs(batch.obs, batch.actions, self.spec.n_actions)
-        minibatches = self._draw_minibatches(episodes, rng, batch.obs.device)
+        mask, length = transition_mask(batch.filled, batch.terminated), self.settings.chunk_length
+        pieces = episodes if length is None else len(kept_chunks(mask, length))
+        minibatches = self._draw_minibatches(pieces, rng, batch.obs.device)
         turns = len(self.turns())
         return Prepared(
             inputs=inputs.view(steps + 1, episodes, agents, -1),
@@ -158,9 +169,10 @@ class OnPolicy(Algorithm):
             played=batch.log_prob.transpose(0, 1),
             reward=reward.transpose(0, 1),
             terminated=batch.terminated.t(),
-            mask=transition_mask(batch.filled, batch.terminated),
+            mask=mask,
             minibatches=minibatches,
             order=[0] if turns == 1 else [int(turn) for turn in rng.permutation(turns)],
+            memory={},
         )
 
     def _draw_minibatches(self, episodes: int, rng: np.random.Generator, device: torch.device) -> list[Tensor | None]:
@@ -173,8 +185,9 @@ class OnPolicy(Algorithm):
     def steps(self, prepared: Prepared, *, with_errors: bool = False) -> Iterator[OptimiserStep]:
         require_errors(self.settings.name, with_errors)
         experience, about = self.experience(prepared)
-        for episodes in prepared.minibatches:
-            yield OptimiserStep(CRITIC, *self.critic_loss(experience.part(episodes), about))
+        pieces = self._pieces(experience)
+        for part in prepared.minibatches:
+            yield OptimiserStep(CRITIC, *self.critic_loss(pieces.part(part), about))
             about = {}
         turns = [self.turns()[turn] for turn in prepared.order]
         for number, (group, slots) in enumerate(turns):
@@ -212,7 +225,8 @@ class OnPolicy(Algorithm):
             advantage = standardised(advantage, mask)
         weight = torch.ones_like(ratio) if settings.correction == "none" else ratio.clamp(max=settings.rho_max)
         factor = torch.ones_like(advantage[..., :1])
-        return Experience(prepared, log_prob, weight, advantage, outputs[:-1], returns, factor), metrics
+        states = self._states(prepared)
+        return Experience(prepared, log_prob, weight, advantage, outputs[:-1], returns, states, factor), metrics
 
     def distribution(self, prepared: Prepared, group: int | None = None) -> Distribution:
         """The policies' of all agents or of a group's, over [T, B, N]."""
@@ -221,8 +235,32 @@ class OnPolicy(Algorithm):
         if group is not None and self.n_groups > 1:
             agents = self.actors.groups[group]
             inputs, avail = inputs[:, :, agents], avail[:, :, agents]
+        memory = None if group is None else prepared.memory.get(self.group_name(group))
+        if memory is not None and isinstance(actors, Actors):
+            raw = actors.network.resumed(inputs.flatten(1, 2), memory.flatten(1, 2))[0]
+            return actors.distribution(_apart(raw, len(actors.agents)), avail)
         found: Distribution = actors(inputs.flatten(1, 2), avail)
         return found
+
+    def _states(self, prepared: Prepared) -> dict[str, Tensor]:
+        """`Experience.states`."""
+        if self.settings.chunk_length is None:
+            return {}
+        rows, found = prepared.inputs.flatten(1, 2), {}
+        for k, group in enumerate(self.actors.groups):
+            seen = rows if self.n_groups == 1 else prepared.inputs[:, :, group].flatten(1, 2)
+            found[self.group_name(k)] = (self.actors.of_group(k).network, seen, len(group))
+        found[CRITIC] = (self.critic.network, self.critic.seen(rows, prepared.state), self.critic.rows)
+        return {
+            name: _apart(network.hidden_states(seen)[0], agents)
+            for name, (network, seen, agents) in found.items()
+            if network.state_shape != (0,)
+        }
+
+    def _pieces(self, experience: Experience) -> Experience:
+        """What minibatches are made of: episodes or chunks."""
+        length = self.settings.chunk_length
+        return experience if length is None else experience.chunks(length)
 
     def critic_loss(self, experience: Experience, about: Metrics) -> tuple[Tensor, Metrics]:
         """Huber's loss of the values, or of the clipped values where that is more (Schulman et al. 2017's PPO in its
@@ -248,8 +286,9 @@ class OnPolicy(Algorithm):
         """All policy steps of some agents, one after the other; `again`: the group's actor has moved in this update.
         `experience.factor` then counts what they did, which nobody asks for after the `last` turn."""
         agents = [self.actors.groups[group][slot] for slot in slots]
+        pieces = self._pieces(experience)
         for episodes in self.policy_parts(experience.prepared):
-            part = experience.part(episodes)
+            part = pieces.part(episodes)
             distribution = self.distribution(part.prepared, group)
             yield self.policy_step(part, group, slots, agents, distribution)
         if not last:
@@ -309,6 +348,11 @@ class OnPolicy(Algorithm):
     def advantage(self, experience: Experience, agents: list[int]) -> Tensor:
         """M · A of `agents`, [T, B, n] or [T, B, 1]."""
         return experience.factor * _of(experience.advantage, agents)
+
+
+def _apart(rows: Tensor, agents: int) -> Tensor:
+    """rows: [T, B·n, …]. Returns [T, B, n, …]."""
+    return rows.view(len(rows), -1, agents, *rows.shape[2:])
 
 
 def _of(tensor: Tensor, agents: list[int]) -> Tensor:

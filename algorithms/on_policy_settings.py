@@ -22,7 +22,13 @@ class OnPolicySettings(AlgorithmSettings):
     minibatches: int = Field(
         default=1,
         ge=1,
-        description="parts that an epoch splits the batch's episodes into; at most as many as there are",
+        description="parts that an epoch splits the batch's episodes (or chunks) into; at most as many as there are",
+    )
+    chunk_length: int | None = Field(
+        default=None,
+        ge=1,
+        description="steps of the pieces that episodes are learned from in; minibatches are made of them, and recurrent"
+        " networks' gradients reach no further back; null: whole episodes",
     )
     gae_lambda: float = Field(
         default=0.95, ge=0, le=1, description="λ of the advantages: 0 looks ahead one step, 1 to the end of the episode"

@@ -27,13 +27,16 @@ class RecurrentAgents(AgentNetworks):
         self.add_linear("recurrent_gates", hidden, 3 * hidden, gain=1.0)
         self.add_final("fc2", hidden, plan.outputs)
 
-    def unroll(self, x: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
+    def unroll(self, x: Tensor, layers: Layers, first: Tensor | None = None) -> tuple[Tensor, Tensor]:
         stacks, steps, rows, inputs = x.shape
         x = torch.relu(affine(x.reshape(stacks, steps * rows, inputs), *layers["fc1"]))
         (w_ih, b_ih), (w_hh, b_hh) = layers["input_gates"], layers["recurrent_gates"]
-        hidden = gru_sequence(x.view(-1, steps, rows, self.hidden), w_ih, w_hh, b_ih, b_hh)
+        hidden = gru_sequence(x.view(-1, steps, rows, self.hidden), w_ih, w_hh, b_ih, b_hh, first)
         values = affine(hidden.reshape(-1, steps * rows, self.hidden), *layers["fc2"])
         return values.view(-1, steps, rows, self.outputs), hidden
+
+    def unroll_from(self, x: Tensor, state: Tensor, layers: Layers) -> Tensor:
+        return self.unroll(x, layers, state)[0]
 
     def advance(self, x: Tensor, state: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
         gates = affine(torch.relu(affine(x, *layers["fc1"])), *layers["input_gates"])

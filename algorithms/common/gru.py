@@ -19,8 +19,10 @@ from phalanx.algorithms.common.linear import affine, product
 from phalanx.algorithms.common.native import GRUKernel, gru_kernel
 
 
-def gru_sequence(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
-    """Hidden states h_1..h_T of K GRUs that start from zeros.
+def gru_sequence(
+    x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor, first: Tensor | None = None
+) -> Tensor:
+    """Hidden states h_1..h_T of K GRUs that start from zeros, or from `first` [K, M, H], which gets no gradient.
 
     x: [K, T, M, I]; weight_ih: [K, 3H, I]; weight_hh: [K, 3H, H]; biases: [K, 3H]. Returns [K, T, M, H].
     """
@@ -32,8 +34,8 @@ def gru_sequence(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tenso
         )
     kernel = gru_kernel(x)
     if kernel is not None and kernel.fits(size):
-        return cast(Tensor, _CompiledSequence.apply(x, weight_ih, weight_hh, bias_ih, bias_hh, kernel))  # type: ignore[no-untyped-call]
-    return cast(Tensor, _GRUSequence.apply(x, weight_ih, weight_hh, bias_ih, bias_hh))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _CompiledSequence.apply(x, weight_ih, weight_hh, bias_ih, bias_hh, first, kernel))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _GRUSequence.apply(x, weight_ih, weight_hh, bias_ih, bias_hh, first))  # type: ignore[no-untyped-call]
 
 
 def gru_step(gates: Tensor, hidden: Tensor, weight_hh: Tensor, bias_hh: Tensor) -> Tensor:
@@ -50,7 +52,14 @@ class _CompiledSequence(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor, kernel: GRUKernel
+        ctx: Any,
+        x: Tensor,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias_ih: Tensor,
+        bias_hh: Tensor,
+        first: Tensor | None,
+        kernel: GRUKernel,
     ) -> Tensor:
         members, steps, rows, inputs = x.shape
         size = weight_hh.shape[2]
@@ -58,7 +67,7 @@ class _CompiledSequence(torch.autograd.Function):
         bias[:, : 2 * size] += bias_hh[:, : 2 * size]
         gates = affine(x.reshape(members, steps * rows, inputs), weight_ih, bias).view(members, steps, rows, 3 * size)
         saved = any(ctx.needs_input_grad)
-        hidden, recurrent = kernel.forward(gates, weight_hh, bias_hh[:, 2 * size :], saved)
+        hidden, recurrent = kernel.forward(gates, weight_hh, bias_hh[:, 2 * size :], saved, first)
         if saved:
             ctx.kernel = kernel
             ctx.save_for_backward(x, weight_ih, weight_hh, gates, recurrent, hidden)
@@ -76,14 +85,22 @@ class _CompiledSequence(torch.autograd.Function):
         d_weight_ih = product(of_input.transpose(1, 2), x.reshape(members, steps * rows, -1)).roll(-size, 1)
         d_weight_hh = product(of_recurrent.transpose(1, 2), hidden[:, :-1].reshape(members, steps * rows, size))
         d_x = product(of_input, weight_ih.roll(size, 1)).view_as(x) if ctx.needs_input_grad[0] else None
-        return d_x, d_weight_ih, d_weight_hh, d_bias[:, : 3 * size].roll(-size, 1), d_bias[:, size:], None
+        return d_x, d_weight_ih, d_weight_hh, d_bias[:, : 3 * size].roll(-size, 1), d_bias[:, size:], None, None
 
 
 class _GRUSequence(torch.autograd.Function):
     """tanh is computed as 2 sigmoid(2 ·) - 1, several times faster on a CPU: what enters it carries the factor 2."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias_ih: Tensor,
+        bias_hh: Tensor,
+        first: Tensor | None,
+    ) -> Tensor:
         members, steps, rows, inputs = x.shape
         size = weight_hh.shape[2]
         flat = x.reshape(members, steps * rows, inputs)
@@ -98,7 +115,7 @@ class _GRUSequence(torch.autograd.Function):
         saved = any(ctx.needs_input_grad)
         recurrent = x.new_empty(members, steps if saved else 1, rows, size)
         hidden = x.new_empty(members, steps + 1, rows, size)
-        hidden[:, 0].zero_()
+        hidden[:, 0] = 0.0 if first is None else first
         hs, ns, gs = hidden.unbind(1), new.unbind(1), gates.unbind(1)
         resets, updates = gates[..., :size].unbind(1), gates[..., size:].unbind(1)
         recs = recurrent.unbind(1) if saved else recurrent.unbind(1) * steps
@@ -125,7 +142,7 @@ class _GRUSequence(torch.autograd.Function):
         d_weight_ih = product(flat.transpose(1, 2), x.reshape(members, steps * rows, -1))
         d_bias_ih = torch.cat([d_bias_hh[:, : 2 * size], flat[..., 2 * size :].sum(1)], dim=1)
         d_x = product(flat, weight_ih).view_as(x) if ctx.needs_input_grad[0] else None
-        return d_x, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh
+        return d_x, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, None
 
 
 def _backward_through_time(

@@ -187,3 +187,27 @@ def test_what_agents_see(seed: int, episodes: int, steps: int, agents: int, obs:
                 assert inputs[t, b * agents + n].tolist() == [*seen[b, t, n].tolist(), *last, *identity]
                 last = moved[b, t - 1, n].tolist() if t > 0 else last
                 assert continuous[t, b * agents + n].tolist() == [*seen[b, t, n].tolist(), *last, *identity]
+
+
+@pytest.mark.parametrize("native", ["1", "0"])
+def test_a_sequence_goes_on_from_a_state(native: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the later part of a longer one whose states are constants up to there."""
+    if native == "0":
+        monkeypatch.setattr("phalanx.algorithms.common.gru.gru_kernel", lambda like: None)
+    draw = torch.Generator().manual_seed(3)
+    shapes = ((2, 7, 5, 3), (2, 24, 3), (2, 24, 8), (2, 24), (2, 24))
+    x, *weights = (torch.randn(*shape, generator=draw, dtype=torch.float64) for shape in shapes)
+    whole = gru_sequence(x, *weights)
+    for weight in weights:
+        weight.requires_grad_(True)
+    later = gru_sequence(x[:, 4:], *weights, whole[:, 3])
+    torch.testing.assert_close(later, whole[:, 4:], rtol=1e-12, atol=1e-12)
+    found = torch.autograd.grad(later.square().sum(), weights)
+    state, steps = whole[:, 3], []
+    for t in range(4, 7):
+        gates = torch.baddbmm(weights[2].unsqueeze(1), x[:, t], weights[0].transpose(1, 2))
+        state = gru_step(gates, state, weights[1], weights[3])
+        steps.append(state)
+    expected = torch.autograd.grad(torch.stack(steps, 1).square().sum(), weights)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)

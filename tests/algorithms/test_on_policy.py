@@ -294,12 +294,65 @@ def test_minibatches_are_episodes_each_once_an_epoch() -> None:
     assert len(fewer["loss_value"]) == len(fewer["loss_policy"]) == 3
 
 
+@pytest.mark.parametrize("spec", [SPEC, CONTINUOUS], ids=["discrete", "continuous"])
+@pytest.mark.parametrize("name", ON_POLICY)
+def test_chunks_of_networks_without_memory_are_the_episodes(name: str, spec: Any) -> None:
+    """Whatever their length, also where it does not divide the episodes'."""
+    found = []
+    for chunk_length in (None, 2, 4, 9):
+        algorithm = build(name, spec=spec, chunk_length=chunk_length)
+        update(algorithm, played(algorithm, 9, [3, 6, 1], stale=0.2))
+        found.append(parameters(algorithm))
+    for other in found[1:]:
+        assert_same(found[0], other, 1e-8 if name == "hatrpo" else 1e-10)
+
+
+@pytest.mark.parametrize("network", ["gru", "hyper_linear"])
+@pytest.mark.parametrize("name", ON_POLICY)
+def test_chunks_of_recurrent_networks_begin_with_what_was_known(name: str, network: str) -> None:
+    agent = GRU if network == "gru" else {"network": network, "hidden": 6, "hyper": {"base": "gru"}}
+    whole, chunked = (build(name, agent=agent, chunk_length=length) for length in (None, 2))
+    prepared = whole.prepare(doubles(played(whole, 9, [3, 6, 1])), np.random.default_rng(0))
+    experience, _ = chunked.experience(prepared)
+    pieces = chunked._pieces(experience)
+    assert pieces.prepared.mask.shape == (2, 2 + 3 + 1)
+    group, slots = chunked.turns()[-1]
+    agents = [chunked.actors.groups[group][slot] for slot in slots]
+    _, metrics = chunked.policy_loss(pieces, slots, agents, chunked.distribution(pieces.prepared, group))
+    assert metrics["ratio_deviation"] == pytest.approx(0, abs=1e-12)
+    losses = [a.critic_loss(e, {})[0] for a, e in ((whole, experience), (chunked, pieces))]
+    torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-12)
+    gradients = [
+        torch.autograd.grad(loss, list(a.critic.parameters())) for loss, a in zip(losses, (whole, chunked), strict=True)
+    ]
+    apart = max(float((a - b).abs().max()) for a, b in zip(*gradients, strict=True))
+    assert apart > 1e-6  # they reach back two steps at most
+    long = build(name, agent=agent, chunk_length=6)
+    batch = played(whole, 4, [3, 6, 1])
+    for algorithm in (whole, long):
+        update(algorithm, batch)
+    assert_same(parameters(whole), parameters(long), 1e-8 if name == "hatrpo" else 1e-10)
+
+
+def test_minibatches_of_chunks() -> None:
+    algorithm = build("mappo", agent=GRU, chunk_length=2, minibatches=3, epochs=2)
+    batch = played(algorithm, 9, [3, 6, 1])
+    prepared = algorithm.prepare(doubles(batch), np.random.default_rng(0))
+    for epoch in range(2):
+        drawn = [part for part in prepared.minibatches[3 * epoch : 3 * epoch + 3] if part is not None]
+        assert sorted(torch.cat(drawn).tolist()) == list(range(6))
+    told = update(algorithm, batch)
+    assert len(told["loss_policy"]) == 6 and np.isfinite(told["loss_policy"]).all()
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
 def test_mistakes_are_told_in_sentences() -> None:
     with pytest.raises(UserError, match=r"algorithm\.rewards=agents .* env\.name=nowhere pays the team alone"):
         build("mappo", rewards="agents")
+    with pytest.raises(UserError, match=r"chunk_length=2 .* agent\.network=atm cannot"):
+        build("mappo", chunk_length=2, agent={"network": "atm", "hidden": 8})
     with pytest.raises(UserError, match=r"replay\.sampling=prioritised .* algorithm\.name=ippo does not"):
         list(build("ippo").steps(None, with_errors=True))  # type: ignore[arg-type]
     for groups, words in (([[0, 1]], "leaves out agent 2"), ([[0, 1], [1, 2]], "more than once")):

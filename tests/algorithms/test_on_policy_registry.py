@@ -110,6 +110,7 @@ def test_agents_are_paid_one_by_one() -> None:
     [
         ({"name": "mappo", "epochs": 0}, ["epochs"]),
         ({"name": "mappo", "minibatches": 0}, ["minibatches"]),
+        ({"name": "mappo", "chunk_length": 0}, ["chunk_length"]),
         ({"name": "mappo", "clip": 0}, ["clip"]),
         ({"name": "mappo", "gae_lambda": 1.5}, ["gae_lambda", "1.5"]),
         ({"name": "mappo", "rewards": "agent"}, ["rewards", "agent", "team, agents"]),
@@ -139,6 +140,7 @@ OTHER: dict[str, Any] = {
     "critic_lr": 2e-3,
     "epochs": 2,
     "minibatches": 2,
+    "chunk_length": 2,
     "gae_lambda": 0.3,
     "advantage_norm": False,
     "entropy": 0.5,

@@ -47,15 +47,17 @@ class GRUKernel:
         """Whether states of this size can be computed."""
         return size % self.lanes == 0
 
-    def forward(self, gates: Tensor, weight: Tensor, bias: Tensor, save: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, gates: Tensor, weight: Tensor, bias: Tensor, save: bool, first: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """gates: [K, T, M, 3H], the input's part of reset, update and new, activated in place; weight: [K, 3H, H];
-        bias: [K, H] of the new gate's recurrent part. Returns the states [K, T+1, M, H], zeros first, and what the
-        reset gate scales [K, T, M, H], which `backward` needs (None unless `save`)."""
+        bias: [K, H] of the new gate's recurrent part. Returns the states [K, T+1, M, H], `first` [K, M, H] or zeros at
+        their head, and what the reset gate scales [K, T, M, H], which `backward` needs (None unless `save`)."""
         members, steps, rows, width = gates.shape
         size, lanes = width // 3, self._lanes_used
         packed = weight.view(members, 3, size // lanes, lanes, size).permute(0, 2, 4, 1, 3).contiguous()
         hidden = gates.new_empty(members, steps + 1, rows, size)
-        hidden[:, 0].zero_()
+        hidden[:, 0] = 0.0 if first is None else first
         recurrent = gates.new_empty(members, steps, rows, size) if save else None
         bias = bias.contiguous()
         pointers = [_address(each) for each in (gates, packed, bias, recurrent, hidden)]

@@ -104,6 +104,10 @@ class AgentNetworks(nn.Module, ABC):
         """From the beginning of episodes. x: [S, T, M, I]. Returns outputs [S, T, M, X] and what the agents know after
         each step, [S, T, M, H]."""
 
+    def unroll_from(self, x: Tensor, state: Tensor, layers: Layers) -> Tensor:
+        """The outputs of `unroll` where the memory before it was `state`, [S, M, *state_shape]."""
+        raise NotImplementedError(f"{type(self).__name__} begins with episodes")
+
     @abstractmethod
     def advance(self, x: Tensor, state: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
         """One step. x: [S, M, I], state: [S, M, *state_shape]. Returns outputs [S, M, X] and the new state."""
@@ -122,6 +126,12 @@ class AgentNetworks(nn.Module, ABC):
         On a GPU all members are one batch; a CPU takes one after the other, whose steps then stay in its cache.
         """
         return self._joined([values for values, _ in self._each(inputs, members)])
+
+    def resumed(self, inputs: Tensor, state: Tensor) -> Tensor:
+        """What one member says of pieces of episodes, before which its memory was `state` [1, M, *state_shape], which
+        gets no gradient. inputs and outputs as in `forward`. NotImplementedError unless it is a GRU's."""
+        x, layers = self._arranged(inputs), self.chosen()
+        return self._joined([self.unroll_from(x, self._apart(state), layers)])
 
     def hidden_states(self, inputs: Tensor, members: Tensor | None = None) -> Tensor:
         """What the agents know after each step: the input of the last layer, or the memory. Returns [K, T, M, H]."""

@@ -44,15 +44,24 @@ class ValueNetworks(nn.Module):
             view = replace(view, owners=(0,), identities=(0,), ids=0, shows_id=False)
         self.network = make_agent_networks(spec, 1, agent, 1, view=view, initialisation=CRITIC)
 
-    def forward(self, inputs: Tensor, state: Tensor) -> Tensor:
-        """Of whole episodes. inputs: [T, B·N, I] from `agent_inputs`; state: [T, B, S]; what is not seen is not looked
-        at. Returns [T, B, N], or [T, B, 1] for the team's."""
-        if self.sees == "state":
-            inputs = state_inputs(state, self.agents)
-        elif self.sees == "team":
-            inputs = state
-        values: Tensor = self.network(inputs)[0]
-        return values.view(len(values), -1, 1 if self.sees == "team" else self.agents)
+    def forward(self, inputs: Tensor, state: Tensor, memory: Tensor | None = None) -> Tensor:
+        """Of whole episodes, or of pieces before which the networks knew `memory` [1, B·N or B, H]. inputs: [T, B·N, I]
+        from `agent_inputs`; state: [T, B, S]; what is not seen is not looked at. Returns [T, B, N], or [T, B, 1] of
+        the team."""
+        seen = self.seen(inputs, state)
+        values: Tensor = self.network(seen)[0] if memory is None else self.network.resumed(seen, memory)[0]
+        return values.view(len(values), -1, self.rows)
+
+    @property
+    def rows(self) -> int:
+        """Values of each step: N, or 1."""
+        return 1 if self.sees == "team" else self.agents
+
+    def seen(self, inputs: Tensor, state: Tensor) -> Tensor:
+        """The networks' inputs, [T, B·rows, …]."""
+        if self.sees == "observation":
+            return inputs
+        return state if self.sees == "team" else state_inputs(state, self.agents)
 
 
 def state_inputs(state: Tensor, agents: int) -> Tensor:
