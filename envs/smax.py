@@ -11,7 +11,15 @@ from pydantic import Field, model_validator
 
 from phalanx.configs.settings import EnvSettings
 from phalanx.envs.seeding import EpisodeSeeds
-from phalanx.envs.smax_scenarios import Scenario, listed_scenario, named_scenario, outcome, scaled, team_spec
+from phalanx.envs.smax_scenarios import (
+    Scenario,
+    listed_scenario,
+    named_scenario,
+    outcome,
+    scaled,
+    state_scales,
+    team_spec,
+)
 from phalanx.envs.smax_simulator import Rules, Simulator, Words, versions
 from phalanx.envs.team import Obs, Step, TeamEnv, TeamPolicy
 
@@ -36,6 +44,11 @@ class SmaxSettings(EnvSettings):
         default="smax",
         description="scale of the reward: smax (the simulator's: a won battle returns 2, half of it for the enemies'"
         " health, half for the victory) or smac (ten times as much: 20, as in SMAC)",
+    )
+    state: Literal["scaled", "raw"] = Field(
+        default="scaled",
+        description="scaled: places and types in the state lie between 0 and 1, as everything else in it; raw: as the"
+        " simulator has them, up to 32 and 5, with which mixers learn badly",
     )
     enemy_attack: Literal["closest", "random"] = Field(
         default="closest", description="whom an enemy shoots at among those in range, until they are dead or gone"
@@ -87,6 +100,7 @@ class Smax(TeamEnv):
         self.spec = team_spec(scenario, settings.max_steps or scenario.limit, versions())
         self.num_envs = num_envs
         self._scale = settings.reward
+        self._state_scales = state_scales(scenario) if settings.state == "scaled" else None
         self._sizes = (scenario.n_allies, scenario.n_enemies)
         self._elapsed = np.zeros(num_envs, np.int64)
         self._living = np.zeros((num_envs, 2), np.int64)  # allies, enemies
@@ -97,7 +111,7 @@ class Smax(TeamEnv):
             raise ValueError(f"got {len(seeds)} seed sequences for {self.num_envs} environments")
         self._seeds = seeds
         self._simulator.forget()
-        return self._layout.read(self._begin(np.arange(self.num_envs)))
+        return self._seen(self._begin(np.arange(self.num_envs)))
 
     def step(self, actions: npt.NDArray[Any]) -> Step:
         rows = self._simulator.step(actions)
@@ -109,11 +123,11 @@ class Smax(TeamEnv):
         ended = np.flatnonzero(what.terminated | what.truncated)
         final = None
         if len(ended):
-            final = self._layout.read(rows[ended])
+            final = self._seen(rows[ended])
             self._draw_last(ended)
             rows = self._begin(ended)
         return Step(
-            next=self._layout.read(rows),
+            next=self._seen(rows),
             reward=reward,
             terminated=what.terminated,
             truncated=what.truncated,
@@ -138,6 +152,12 @@ class Smax(TeamEnv):
         self._elapsed[places] = 0
         self._living[places] = self._sizes
         return self._simulator.begin(places, [next(self._seeds[e]) for e in places], self._coming)
+
+    def _seen(self, rows: Words) -> Obs:
+        seen = self._layout.read(rows)
+        if self._state_scales is not None:
+            seen.state *= self._state_scales
+        return seen
 
     def _coming(self) -> list[int]:
         """The seeds of all environments' next episodes, where they can be known before they are taken."""

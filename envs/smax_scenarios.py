@@ -19,6 +19,7 @@ UNIT_TYPES = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk"
 MOVES = 5  # actions that are aimed at nobody: four directions, stop
 OTHER_FEATURES = 7 + len(UNIT_TYPES)  # numbers that an agent sees of another unit
 OWN_FEATURES = 4 + len(UNIT_TYPES)  # and of itself; the state has as many of each unit, and its team and type
+MAP_SIZE = 32.0  # the map's edge, in the simulator's units of length
 PERFECT = {"smax": 2.0, "smac": 20.0}
 """Return of a won battle by reward scale: the simulator pays 1 for all of the enemy's health and 1 for the victory."""
 
@@ -219,3 +220,12 @@ def outcome(before: Ints, after: Ints, elapsed: Ints, limit: int) -> Outcome:
 def scaled(reward: Floats, scale: str) -> Floats:
     """The simulator's reward [E] on the scale `smax` or `smac` (see `PERFECT`)."""
     return reward * np.float32(PERFECT[scale] / PERFECT["smax"])
+
+
+def state_scales(scenario: Scenario) -> Floats:
+    """[S] What to multiply the simulator's state with, so that places and types lie between 0 and 1, too."""
+    units = scenario.n_allies + scenario.n_enemies
+    each = np.ones(OWN_FEATURES, np.float32)
+    each[1:3] = 1 / MAP_SIZE  # places; health comes before, cooldown and type bits behind
+    types = np.full(units, 1 / (len(UNIT_TYPES) - 1), np.float32)
+    return np.concatenate([np.tile(each, units), np.ones(units, np.float32), types])

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from phalanx.envs.drawing_battle import Units
-from phalanx.envs.smax_scenarios import MOVES, UNIT_TYPES
+from phalanx.envs.smax_scenarios import MAP_SIZE, MOVES, UNIT_TYPES
 
 # The simulator's, in the order of `UNIT_TYPES`.
 RADII = np.array([0.375, 0.5625, 0.625, 0.5, 0.375, 0.625])
 HEALTH = np.array([45.0, 125.0, 160.0, 150.0, 35.0, 80.0])
-SIZE = 32.0  # of the map, which is square
+SIZE = MAP_SIZE  # of the map, which is square
 
 
 def units_of(battles: Mapping[str, npt.NDArray[Any]], index: int, n_allies: int) -> Units:

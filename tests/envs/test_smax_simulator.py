@@ -56,7 +56,7 @@ def test_the_table_is_the_simulator_s() -> None:
 
 def test_battles_are_jaxmarl_s() -> None:
     """The same seed and actions, with JaxMARL's own step of one battle: to the last step of the episode."""
-    env, obs = started(3, max_steps=20)
+    env, obs = started(3, max_steps=20, state="raw")
     jax, _ = load()
     game = make_game(SmaxSettings().rules(), 20)
     seed = next(EpisodeSeeds(3, Purpose.EPISODE, 1))
@@ -136,6 +136,24 @@ def test_battles_prepared_ahead_are_those_that_are_started_when_they_begin() -> 
         other = [[EpisodeSeeds(4, Purpose.EPISODE, e) for e in range(3)] for _ in range(2)]
         seen = ahead.reset(other[0])
         plain.reset([map(int, of) for of in other[1]])
+
+
+def test_the_state_is_scaled_unless_asked_otherwise() -> None:
+    (scaled, left), (raw, right) = (
+        started(2, scenario="2s3z", state=state, max_steps=3) for state in ("scaled", "raw")
+    )
+    for k, (ours, theirs) in enumerate(zip(play(scaled, left, 4), play(raw, right, 4), strict=True)):
+        np.testing.assert_array_equal(ours.next.obs, theirs.next.obs)
+        np.testing.assert_allclose(ours.next.state * np.float32(32), theirs.next.state * _factors(), rtol=1e-5)
+        assert theirs.next.state.max() > 8 and np.abs(ours.next.state).max() < 3
+        assert (ours.final is None) == (k != 2)
+    assert ours.next.state[0, -10:].tolist() == pytest.approx([0.4, 0.4, 0.6, 0.6, 0.6] * 2)  # stalkers, zealots
+
+
+def _factors() -> np.ndarray:
+    """By how much a scaled state of 2s3z times 32 is more than the raw one."""
+    units = np.tile([32.0, 1.0, 1.0] + [32.0] * 7, 10)
+    return np.concatenate([units, [32.0] * 10, [32 / 5] * 10])
 
 
 def test_random_numbers_are_jax_s() -> None:
