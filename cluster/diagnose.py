@@ -82,7 +82,8 @@ def diagnose(folder: Path, episodes: int, play: bool = False) -> Diagnosis:
     run = load_run(checkpoint / snapshot.CONFIG, catalogue=CATALOGUE)
     spec = snapshot.read_spec(checkpoint)
     algorithm = load_algorithm(run, spec, checkpoint)
-    kept = None if play else snapshot.replay_folder(checkpoint)
+    # What a queue still holds is nothing, or what no network has learned from yet.
+    kept = None if play or run.algorithm.on_policy else snapshot.replay_folder(checkpoint)
     batch = _played(run, checkpoint, episodes) if kept is None else _kept(run, spec, kept, episodes)
     figures = close_look(algorithm, TensorBatch.of(batch.trimmed(), torch.device("cpu")))
     if not figures:

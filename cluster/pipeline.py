@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phalanx.cluster import metrics
-from phalanx.cluster.calls import ActorLost, Calls
+from phalanx.cluster.calls import RETRY_S, ActorLost, Calls
 from phalanx.cluster.collecting import Collecting
 from phalanx.cluster.learning import Learning, Published, require_finite
 from phalanx.cluster.limiter import SamplesPerInsert
@@ -242,7 +242,11 @@ class Pipeline:
             newest = None if self._limiter.queue else self.newest_checkpoint
             saved = None if newest is None else replay_folder(newest)
             ask = replay.handle.count.remote() if saved is None else replay.handle.load.remote(saved)
-            self._calls.add(replay, ask, loaded)
+            self._calls.add(replay, ask, loaded, not_loaded)
+
+        def not_loaded(lost: ActorLost) -> None:
+            if lost.name is None:  # nobody is said to be lost, so nobody would be brought back
+                self._calls.later(RETRY_S, started)
 
         def loaded(count: ReplayCount) -> None:
             held = self._limiter.replay_size if self._limiter.queue else self._collecting.replay_size

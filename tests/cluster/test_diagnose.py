@@ -185,3 +185,11 @@ def test_networks_that_do_not_fit_are_refused(run_folder: Path) -> None:
     checkpoint = find_checkpoint(run_folder).path
     with pytest.raises(UserError, match=r"do not fit algorithm\.name=demar as its config\.yaml says"):
         load_algorithm(tiny("agent.hidden=9"), snapshot.read_spec(checkpoint), checkpoint)
+
+
+def test_a_method_without_diagnostics_is_a_sentence_although_its_queue_is_empty(tmp_path: Path) -> None:
+    kept = [one for one in TINY if not one.startswith(("learner.batch", "replay.", "algorithm."))]
+    run = load_run("demar_tag", [*kept, "algorithm.name=mappo"], catalogue=CATALOGUE)
+    train_serially(run, tmp_path / "run")
+    with pytest.raises(UserError, match=r"algorithm\.name=mappo has no diagnostics"):
+        diagnose(tmp_path / "run", 4)
