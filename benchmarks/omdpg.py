@@ -1,8 +1,8 @@
 """What OMDPG's parts cost: an update of the shipped hunt with fewer critics, without pessimism, with coordinate ascent.
 
 `python -m benchmarks.omdpg [--rounds 5] [--run omdpg_stag_hunt_het]` plays a batch of episodes, learns from it on one
-thread and prints one JSON line for each variant: milliseconds and the ratio to the run as it is. Variants are measured
-in turn, round by round, so that a machine whose speed drifts does not favour one.
+thread and prints one JSON line for each variant: milliseconds of processor time and the ratio to the run as it is.
+Variants are measured in turn, round by round, so that a machine whose speed drifts does not favour one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import sys
 import torch
 
 from benchmarks.common import emit
-from benchmarks.learner import ENVIRONMENT, medians_ms
+from benchmarks.critics import medians_ms
+from benchmarks.learner import ENVIRONMENT
 from phalanx.cluster.learner import Learner
 from phalanx.cluster.rollout import Rollout
 from phalanx.cluster.run_folder import CATALOGUE
@@ -26,6 +27,7 @@ VARIANTS = {
     "two critics": "algorithm.critic.members=2",
     "no pessimism": "algorithm.gqc.lambda_pu=0",
     "coordinate": "algorithm.omq.continuation=coordinate",
+    "expected": "algorithm.omq.gradient=expected",
     "every agent alone": "algorithm.groups=none",
 }
 
