@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
@@ -299,7 +300,9 @@ def test_wandb_offline_needs_no_key_and_leaves_a_run_to_sync(tmp_path: Path, mon
     sink.close()
     run_id = json.loads((tmp_path / "wandb_run.json").read_text())["id"]
     (file,) = tmp_path.glob(f"wandb/offline-run-*/run-{run_id}.wandb")
-    data = file.read_bytes()
+    deadline = monotonic() + 20  # its own process writes the file, now and then a moment after the run is finished
+    while b"eval/return_mean" not in (data := file.read_bytes()) and monotonic() < deadline:
+        sleep(0.05)
     assert b"eval/return_mean" in data and b"some_algorithm" in data
     (clip,) = (tmp_path / "wandb").glob("offline-run-*/files/media/videos/eval/clip_*.gif")
     assert clip.read_bytes() == film(5)
