@@ -83,7 +83,7 @@ class MaMuJoCo(ParallelTeam):
         source = Source(
             name=f"mamujoco:{settings.scenario}-{settings.agent_conf}",
             label=f"env.scenario={settings.scenario} env.agent_conf={settings.agent_conf}",
-            make=lambda: library.parallel_env(**arguments),
+            make=lambda: _keeping_state(library.parallel_env(**arguments)),
             arguments=settings.kwargs,
             packages=("gymnasium-robotics", "mujoco", "gymnasium", "pettingzoo"),
             groups=dict.fromkeys(kinds, "all") if settings.groups == "none" else kinds,
@@ -91,6 +91,24 @@ class MaMuJoCo(ParallelTeam):
         if settings.max_steps is None and "max_episode_steps" not in settings.kwargs:
             settings = settings.model_copy(update={"max_steps": 1000})
         super().__init__(source, settings, num_envs, load_policy)
+
+
+def _keeping_state(env: Any) -> Any:
+    """state() computes anew what the body's reset or step has just returned: this hands that over instead."""
+    body = env.single_agent_env  # its methods are replaced: a wrapper's look-ups would cost more than is saved
+    seen: list[Any] = [None]
+
+    def keeping(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            result = function(*arguments, **named)
+            seen[0] = result[0]
+            return result
+
+        return call
+
+    body.step, body.reset = keeping(body.step), keeping(body.reset)
+    env.state = lambda: seen[0]
+    return env
 
 
 def _parts(library: Any, settings: MaMuJoCoSettings) -> tuple[Sequence[Any], dict[str, Any] | None]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,10 @@ class Bounds:
     high: npt.NDArray[np.float32]
     bounded: npt.NDArray[np.bool_]  # both are finite
 
+    @cached_property
+    def _symmetric(self) -> bool:
+        return bool(self.bounded.all() and (self.low == -self.high).all())
+
     @classmethod
     def of(cls, spaces: Sequence[Any]) -> Bounds:
         """Of the agents' Boxes."""
@@ -168,6 +173,8 @@ class Bounds:
 
     def stretch(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Actions [E, N, D] in [-1, 1], clipped, in the bounds; unbounded components unchanged."""
+        if self._symmetric:
+            return np.minimum(np.maximum(actions, np.float32(-1)), np.float32(1)) * self.high
         # About the middle, so that symmetric bounds lose no digits.
         middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
         inside = np.clip(middle + np.clip(actions, -1, 1) * half, self.low, self.high)

@@ -175,7 +175,8 @@ class ParallelTeam(TeamEnv):
         slices = {a.name: slice(end - a.size, end) for a, end in zip(agents, ends, strict=True)}
         self._total = ends[-1]
         self._team = _Side.of(team, slices, discrete)
-        self._team_names = frozenset(agent.name for agent in team)
+        self._team_order = [agent.name for agent in team]
+        self._team_names = frozenset(self._team_order)
         others = [agent for agent in agents if agent.name not in self._team_names]
         self._others = _Side.of(others, slices, all(agent.choices > 0 for agent in others))
         opponents = two_sided.opponents if two_sided else "random"
@@ -235,19 +236,21 @@ class ParallelTeam(TeamEnv):
     def step(self, actions: npt.NDArray[Any]) -> Step:
         chosen = self._native(np.asarray(actions))
         frame, finals = self._new_frame(), []
-        pay = np.zeros((self.num_envs, len(self._team.agents)), np.float32)
-        reward = np.zeros(self.num_envs, np.float32)
-        terminated = np.zeros(self.num_envs, np.bool_)
-        truncated = np.zeros(self.num_envs, np.bool_)
+        pay, reward = [], []  # lists of numbers: cheaper to fill one by one than arrays
+        terminated, truncated = [False] * self.num_envs, [False] * self.num_envs
         replies = self._opponents.act()
         for e, env in enumerate(self._envs):
             live = self._live[e]
-            orders = {a.name: action for a, action in zip(self._team.agents, chosen[e], strict=True) if a.name in live}
+            together = live is self._everyone
+            orders = dict(zip(self._team_order, chosen[e], strict=True))
+            if not together:
+                orders = {name: action for name, action in orders.items() if name in live}
             orders.update(replies(e, live))
             observations, rewards, ends, cuts, infos = env.step(orders)
             self._elapsed[e] += 1
-            paid = [float(rewards.get(a.name, 0.0)) if a.name in live else 0.0 for a in self._team.agents]
-            pay[e], reward[e] = paid, self._team_reward(paid, live)
+            paid = [float(rewards.get(name, 0.0)) if together or name in live else 0.0 for name in self._team_order]
+            pay.append(paid)
+            reward.append(self._team_reward(paid, live))
             left = self._left(env, ends, cuts)
             if left.isdisjoint(self._team_names):
                 # Whoever vanished earlier decides nothing: those who were there until now do.
@@ -268,11 +271,11 @@ class ParallelTeam(TeamEnv):
                 self._start(e, frame)
         return Step(
             next=self._show(frame),
-            reward=reward,
-            terminated=terminated,
-            truncated=truncated,
+            reward=np.array(reward, np.float32),
+            terminated=np.array(terminated, np.bool_),
+            truncated=np.array(truncated, np.bool_),
             final=self._view(_stack(finals)) if finals else None,
-            agent_reward=pay,
+            agent_reward=np.array(pay, np.float32),
         )
 
     def render(self, index: int) -> npt.NDArray[np.uint8] | None:
@@ -312,7 +315,9 @@ class ParallelTeam(TeamEnv):
 
     def _team_reward(self, paid: list[float], live: frozenset[str]) -> float:
         if self._settings.reward == "first":
-            return next((pay for pay, agent in zip(paid, self._team.agents, strict=True) if agent.name in live), 0.0)
+            if live is self._everyone:
+                return paid[0]
+            return next((pay for pay, name in zip(paid, self._team_order, strict=True) if name in live), 0.0)
         return sum(paid) if self._settings.reward == "sum" else sum(paid) / len(paid)
 
     def _native(self, actions: npt.NDArray[Any]) -> list[list[Any]]:
@@ -359,7 +364,7 @@ class ParallelTeam(TeamEnv):
                     masks[agent.name] = mask
         frame.shown[e], frame.masks[e] = shown, masks
         if frame.state is not None:
-            frame.state[e] = np.asarray(self._envs[e].state()).reshape(-1)
+            frame.state[e] = np.ravel(self._envs[e].state())
         self._opponents.see(e, observations, masks)
 
     def _show(self, frame: _Frame) -> Obs:
