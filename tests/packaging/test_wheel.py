@@ -64,8 +64,8 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shipped_files() -> set[str]:
-    """Every module and every configuration of the four folders, as paths below phalanx/."""
-    found = {p for f in FOLDERS for end in ("*.py", "*.yaml") for p in (ROOT / f).rglob(end)}
+    """Every module, configuration and trained opponent of the four folders, as paths below phalanx/."""
+    found = {p for f in FOLDERS for end in ("*.py", "*.yaml", "*.npz") for p in (ROOT / f).rglob(end)}
     return {f"phalanx/{p.relative_to(ROOT).as_posix()}" for p in found} | {"phalanx/__init__.py", "phalanx/py.typed"}
 
 
