@@ -68,18 +68,8 @@ class MaMuJoCo(ParallelTeam):
     ) -> None:
         if settings.kwargs.get("render_mode") == "rgb_array" and "DISPLAY" not in os.environ:
             os.environ.setdefault("MUJOCO_GL", "egl")
-        import_library("mujoco", NEEDS)
-        library = import_library("gymnasium_robotics.envs.multiagent_mujoco.mamujoco_v1", NEEDS)
-        parts, factorization = _parts(library, settings)
+        library, arguments, parts = library_arguments(settings)
         kinds = {f"agent_{i}": _kinds([node.label for node in part]) for i, part in enumerate(parts)}
-        arguments = {
-            "scenario": settings.scenario,
-            "agent_conf": settings.agent_conf,
-            "agent_obsk": settings.agent_obsk,
-            "agent_factorization": factorization,
-            "disable_env_checker": True,
-            **settings.kwargs,
-        }
         source = Source(
             name=f"mamujoco:{settings.scenario}-{settings.agent_conf}",
             label=f"env.scenario={settings.scenario} env.agent_conf={settings.agent_conf}",
@@ -91,6 +81,22 @@ class MaMuJoCo(ParallelTeam):
         if settings.max_steps is None and "max_episode_steps" not in settings.kwargs:
             settings = settings.model_copy(update={"max_steps": 1000})
         super().__init__(source, settings, num_envs, load_policy)
+
+
+def library_arguments(settings: MaMuJoCoSettings) -> tuple[Any, dict[str, Any], Sequence[Any]]:
+    """The library's module, what its `parallel_env` is called with, and the joints of each agent."""
+    import_library("mujoco", NEEDS)
+    library = import_library("gymnasium_robotics.envs.multiagent_mujoco.mamujoco_v1", NEEDS)
+    parts, factorization = _parts(library, settings)
+    arguments = {
+        "scenario": settings.scenario,
+        "agent_conf": settings.agent_conf,
+        "agent_obsk": settings.agent_obsk,
+        "agent_factorization": factorization,
+        "disable_env_checker": True,
+        **settings.kwargs,
+    }
+    return library, arguments, parts
 
 
 def _keeping_state(env: Any) -> Any:

@@ -174,7 +174,7 @@ class Bounds:
     def stretch(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Actions [E, N, D] in [-1, 1], clipped, in the bounds; unbounded components unchanged."""
         if self._symmetric:
-            return np.minimum(np.maximum(actions, np.float32(-1)), np.float32(1)) * self.high
+            return np.asarray(np.minimum(np.maximum(actions, np.float32(-1)), np.float32(1)) * self.high)
         # About the middle, so that symmetric bounds lose no digits.
         middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
         inside = np.clip(middle + np.clip(actions, -1, 1) * half, self.low, self.high)
