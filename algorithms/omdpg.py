@@ -300,9 +300,9 @@ class OMDPG(MADDPG):
 
     @torch.no_grad()
     def diagnostics(self, batch: TensorBatch) -> Metrics:
-        """What single agents' stored actions cost, in the environment's order and without perturbation: the mean over
-        agents of φ*(s, a_{1:i}) − φ*(s, a_{1:i−1}), and the share of them above zero, which an exact maximum would not
-        have."""
+        """The core's, and what single agents' stored actions cost, in the environment's order and unperturbed: the mean
+        over agents of φ*(s, a_{1:i}) − φ*(s, a_{1:i−1}), and the share of them above zero, which an exact maximum would
+        not have."""
         prepared = super().prepare(batch, np.random.default_rng(0))
         mask, taken = prepared.mask.flatten(), prepared.joint.flatten(0, 1)
         coordinate = self.settings.omq.continuation == "coordinate" and len(self.parts) == 1
@@ -313,7 +313,7 @@ class OMDPG(MADDPG):
             marginal = marginal_q(self.joint_values(look), taken, self._all_greedy(prepared), order, avail)
             found.append(contributions(marginal))
         each = torch.stack(found)  # [P, N, R]
-        return {
+        return super().diagnostics(batch) | {
             "marginal_contribution": masked_mean(each, mask),
             "marginal_contribution_positive": masked_mean((each > 1e-6).to(each.dtype), mask),
         }

@@ -24,7 +24,7 @@ from phalanx.configs.load import run_from_dict
 from phalanx.configs.settings import RunSettings
 from tests.algorithms.actor_critic_helpers import batch_of, build, prepared, update
 from tests.algorithms.helpers import SPEC
-from tests.algorithms.test_actor_critic_runs import BESIDES, OF_THE_LEARNER, OF_THE_POLICY, OTHER
+from tests.algorithms.test_actor_critic_settings import BESIDES, OF_THE_LEARNER, OF_THE_POLICY, OTHER
 from tests.algorithms.test_omdpg import BOXES, TEAM
 from tests.algorithms.test_registry import ENVS, leaves, with_value
 
@@ -68,14 +68,16 @@ def test_it_learns_in_every_environment(env: dict[str, Any]) -> None:
     for module, part in learner.algorithm.named_children():
         assert any(not torch.equal(after[f"{module}.{k}"], before[f"{module}.{k}"]) for k in part.state_dict()), module
     metrics = learner.metrics()
-    assert all(np.isfinite(value) for value in metrics.values())
+    if metrics["train/return_scale"] == 0:  # nobody caught anything: there is no unit to measure in
+        assert np.isnan(metrics.pop("train/overestimation_relative"))
+    assert all(np.isfinite(value) for value in metrics.values()), metrics
     groups = len(learner.algorithm.parameter_groups()) - 1
     actors = ["actor"] if groups == 1 else [f"actor_{k}" for k in range(groups)]
-    assert set(metrics) == {
-        "learner/update_ms",
+    assert set(metrics) >= {
         *(f"train/grad_norm_{name}" for name in ("critic", *actors)),
         *(f"train/{name}" for name in ("loss_td", "loss_pu", "loss_actor", "q_taken_mean", "target_mean")),
         *(f"train/{name}" for name in ("critic_std_unseen", "marginal_contribution", "marginal_contribution_positive")),
+        *(f"train/{name}" for name in ("overestimation", "target_spread")),
     }
 
 
