@@ -75,7 +75,10 @@ def test_every_method_learns_in_every_environment(name: str, env: str) -> None:
     assert all(tensor.isfinite().all() for tensor in after.values())
     for module, part in learner.algorithm.named_children():
         assert any(not torch.equal(after[f"{module}.{k}"], before[f"{module}.{k}"]) for k in part.state_dict()), module
-    assert all(np.isfinite(value) for value in learner.metrics().values())
+    metrics = learner.metrics()
+    if metrics["train/return_scale"] == 0:  # nobody was rewarded: there is no unit to measure in
+        assert np.isnan(metrics.pop("train/overestimation_relative"))
+    assert all(np.isfinite(value) for value in metrics.values()), metrics
 
 
 @pytest.mark.parametrize("sharing", ["full", "full_id", "groups", "none"])
