@@ -216,7 +216,7 @@ def test_the_loss_is_that_of_a_loop(name: str) -> None:
     agents = [algorithm.actors.groups[group][slot] for slot in slots]
     distribution = algorithm.distribution(prepared, group)
     loss, metrics = algorithm.policy_loss(experience, slots, agents, distribution)
-    everybody = algorithm.distribution(prepared)
+    everybody = algorithm.distribution(prepared).frozen()
     log_prob, entropy = everybody.log_prob(prepared.actions), everybody.entropy()
     terms = []
     for b, length in enumerate([3, 5]):
