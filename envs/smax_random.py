@@ -6,6 +6,7 @@ one of eight inner steps, these loops are a large part of the time.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -18,8 +19,7 @@ def unrolled_threefry(jax: Any) -> Any:
     Threefry-2x32 with 20 rounds (Salmon et al. 2011, Random123), counting as jax does by default
     (`jax_threefry_partitionable`).
     """
-    from jax.extend.random import define_prng_impl
-
+    define_prng_impl = importlib.import_module("jax.extend.random").define_prng_impl
     jnp = jax.numpy
 
     def mixed(keys: Any, high: Any, low: Any) -> tuple[Any, Any]:
