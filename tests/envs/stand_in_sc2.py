@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -80,9 +81,7 @@ class Game:
     """Answers to requests."""
 
     def __init__(self) -> None:
-        from s2clientprotocol import sc2api_pb2
-
-        self.pb: Any = sc2api_pb2
+        self.pb: Any = importlib.import_module("s2clientprotocol.sc2api_pb2")
         self.status: int = self.pb.launched
         self.battle: Battle | None = None
         self.steps = 0
