@@ -101,9 +101,11 @@ class Pipeline:
         of them is either learned from in the checkpoint or still queued in it."""
         self._learning.held = self._limiter.queue
         try:
-            return self._save()
+            path = self._save()
         finally:
             self._learning.held = False
+        self._advance()  # perhaps everybody waited for the learner
+        return path
 
     def _save(self) -> Path:
         learner = self._fleet.learner

@@ -241,3 +241,19 @@ def test_async_a_checkpoint_holds_each_episode_as_learned_or_as_queued(learned: 
         engine.period(lambda: False)
     later = learned[before:]
     assert len(later) == len(set(later)) and not set(later) & set(learned[:seen])
+
+
+def test_async_a_checkpoint_leaves_nobody_waiting(
+    learned: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """While it is written the learner takes nothing; if the workers wait for it by then, no answer sets it going."""
+    run = run_of(mode="async", cluster={"workers": 2})
+    fleet = LocalFleet(run)
+    assert fleet.spec is not None
+    engine = Pipeline(run, fleet.spec, fleet, Diary(run, RunFolder.create(tmp_path / "run", run)))  # type: ignore[arg-type]
+    engine.begin(None)
+    going: list[bool] = []
+    monkeypatch.setattr(engine, "_save", lambda: going.append(not engine._learning.held))
+    monkeypatch.setattr(engine, "_advance", lambda: going.append(not engine._learning.held))
+    engine.save()
+    assert going == [False, True]
