@@ -18,7 +18,7 @@ from phalanx.configs.describe import KeyTree, value_words
 from phalanx.configs.docs import settings_docs
 from phalanx.configs.documents import Document, dump_data, read_document
 from phalanx.configs.errors import UserError
-from phalanx.configs.on_policy import OFF_POLICY_KEYS
+from phalanx.configs.on_policy import OFF_POLICY_KEYS, without_what_follows
 from phalanx.configs.overrides import Merged, Override, parse_override, value_on
 from phalanx.configs.problems import raise_problems, sentences
 from phalanx.configs.settings import AlgorithmSettings, EnvSettings, RunSettings
@@ -63,7 +63,7 @@ def run_from_dict(data: Mapping[str, Any], *, catalogue: Catalogue) -> RunSettin
 def override_run(run: RunSettings, overrides: Sequence[str | Override], *, catalogue: Catalogue) -> RunSettings:
     """`run` with overrides laid over it, by the rules of `load_run`."""
     parsed = [parse_override(one) if isinstance(one, str) else one for one in overrides]
-    return resolve(Document(run.model_dump(), "the run"), parsed, catalogue)
+    return resolve(Document(without_what_follows(run), "the run"), parsed, catalogue)
 
 
 def dump_run(run: RunSettings) -> str:

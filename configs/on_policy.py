@@ -37,6 +37,17 @@ def filled(data: Any, rollout: type[RolloutSettings]) -> Any:
     return data
 
 
+def without_what_follows(run: RunSettings) -> dict[str, Any]:
+    """The run as data, without what `filled` would give it again: so that it follows settings that are changed."""
+    data = run.model_dump()
+    batch = run.rollout.streams * run.rollout.envs_per_stream
+    if run.algorithm.on_policy and run.replay.capacity_episodes == run.least_capacity:
+        del data["replay"]["capacity_episodes"]
+    if run.algorithm.on_policy and run.learner.batch_episodes == batch:
+        del data["learner"]["batch_episodes"]
+    return data
+
+
 def least_capacity(batch_episodes: int, envs_per_stream: int) -> int:
     """Episodes for which a queue needs room so that none is dropped unseen: two batches, of which one is the workers'
     lead, and the largest chunk."""
