@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from phalanx.cluster.plot import plot, read_curves
+from phalanx.cluster.sinks import read_rows
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,25 @@ class Line:
 
 
 ADVERSARY = ("total_env_steps=400000",)
+SPREAD = ("total_env_steps=400000", "evaluation.every_env_steps=20000", "evaluation.episodes=64")
+WORLD = ("total_env_steps=200000", "evaluation.every_env_steps=20000", "evaluation.episodes=64")
 EXPERIMENTS: dict[str, tuple[Line, ...]] = {
     "adaptive_tag": (Line("fixed", "demar_tag"), Line("adaptive", "adaptive_demar_tag")),
     "adaptive_adversary": (
         Line("fixed", "demar_adversary", ADVERSARY),
         Line("adaptive", "adaptive_demar_adversary", ADVERSARY),
+    ),
+    "spread": (
+        Line("MAPPO", "mappo_spread", SPREAD),
+        Line("IPPO", "ippo_spread", SPREAD),
+        Line("QMIX", "qmix_spread", SPREAD),
+    ),
+    "drift": (Line("HAPPO", "happo_world", WORLD), Line("HAPPO, groups", "happo_world_groups", WORLD)),
+    "policies_tag": (Line("MADDPG", "maddpg_tag"), Line("MASAC", "masac_tag")),
+    "omdpg": (
+        Line("OMDPG", "omdpg_stag_hunt_het"),
+        Line("perturbed continuation", "omdpg_perturbed_stag_hunt_het"),
+        Line("random groups", "omdpg_random_groups_stag_hunt_het"),
     ),
 }
 
@@ -59,11 +74,14 @@ def told(line: Line, seed: int, folder: Path) -> dict[str, Any]:
     steps, _ = curves.series["eval/return_mean"]
     columns = [np.interp(steps, *curves.series[key]) for key in keys]
     rows = np.stack([steps, *columns], axis=1)
+    rows = read_rows(folder)
+    drift = [row["train/baseline_drift"] for row in rows if "train/baseline_drift" in row]
     return {
         "run": line.run,
         "overrides": list(line.overrides),
         "seed": seed,
         **{key: summary[key] for key in ("env_steps", "updates", "wall_s", "restarts")},
+        **({"baseline_drift_mean": float(np.mean(drift))} if drift else {}),
         "columns": ["env_steps", *keys],
         "evaluations": [[float(f"{value:.6g}") for value in row] for row in rows],
     }
