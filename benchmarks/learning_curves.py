@@ -74,8 +74,7 @@ def told(line: Line, seed: int, folder: Path) -> dict[str, Any]:
     steps, _ = curves.series["eval/return_mean"]
     columns = [np.interp(steps, *curves.series[key]) for key in keys]
     rows = np.stack([steps, *columns], axis=1)
-    rows = read_rows(folder)
-    drift = [row["train/baseline_drift"] for row in rows if "train/baseline_drift" in row]
+    drift = [row["train/baseline_drift"] for row in read_rows(folder) if "train/baseline_drift" in row]
     return {
         "run": line.run,
         "overrides": list(line.overrides),
