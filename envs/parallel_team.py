@@ -6,62 +6,21 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
 from phalanx.configs.errors import UserError
-from phalanx.configs.settings import EnvSettings
 from phalanx.envs import parallel
 from phalanx.envs.importing import versions
 from phalanx.envs.parallel import Agent, Bounds, Source
 from phalanx.envs.parallel_opponents import Opponents, make_opponents
+from phalanx.envs.parallel_settings import ParallelSettings as ParallelSettings
+from phalanx.envs.parallel_settings import TwoSidedSettings as TwoSidedSettings
 from phalanx.envs.team import Bools, Floats, Obs, Step, TeamEnv, TeamPolicy, TeamSpec
 
 LOG = logging.getLogger(__name__)
-
-
-class ParallelSettings(EnvSettings):
-    """What every environment that is reached through the Parallel API understands."""
-
-    max_steps: int | None = Field(  # type: ignore[assignment]
-        default=None,
-        ge=1,
-        description="steps after which an episode is cut off (truncated) where the environment did not end it before;"
-        " the environment's own limit (max_cycles, max_steps, …) if not given",
-    )
-    reward: Literal["mean", "sum", "first"] = Field(
-        default="mean",
-        description="the team's reward: mean or sum over all its agents (vanished ones count 0), or that of the first"
-        " agent still there (right where all are paid the same)",
-    )
-    state: Literal["auto", "env", "all_obs", "team_obs"] = Field(
-        default="auto",
-        description="the global state: the environment's state(), the observations of all agents or of the team, one"
-        " after the other; auto takes state(), or all_obs where there is none or where it is the same",
-    )
-
-    def for_pictures(self) -> EnvSettings:
-        """With `render_mode: rgb_array` among the environment's arguments, unless the user has chosen a mode."""
-        kwargs = getattr(self, "kwargs", {"render_mode": None})
-        if "render_mode" in kwargs:
-            return self
-        return self.model_copy(update={"kwargs": {**kwargs, "render_mode": "rgb_array"}})
-
-
-class TwoSidedSettings(ParallelSettings):
-    """Where some agents may be left to opponents."""
-
-    team: list[str] | None = Field(
-        default=None, description="the agents that learn, by name or pattern (adversary_*); all if not given"
-    )
-    opponents: str = Field(
-        default="random",
-        description="who plays the other agents: random, still, scripted (the module's own scripted_policy) or"
-        " checkpoint:DIR",
-    )
 
 
 @dataclass
@@ -242,9 +201,8 @@ class ParallelTeam(TeamEnv):
         for e, env in enumerate(self._envs):
             live = self._live[e]
             together = live is self._everyone
-            orders = dict(zip(self._team_order, chosen[e], strict=True))
-            if not together:
-                orders = {name: action for name, action in orders.items() if name in live}
+            pairs = zip(self._team_order, chosen[e], strict=True)
+            orders = dict(pairs) if together else {name: action for name, action in pairs if name in live}
             orders.update(replies(e, live))
             observations, rewards, ends, cuts, infos = env.step(orders)
             self._elapsed[e] += 1
@@ -315,8 +273,6 @@ class ParallelTeam(TeamEnv):
 
     def _team_reward(self, paid: list[float], live: frozenset[str]) -> float:
         if self._settings.reward == "first":
-            if live is self._everyone:
-                return paid[0]
             return next((pay for pay, name in zip(paid, self._team_order, strict=True) if name in live), 0.0)
         return sum(paid) if self._settings.reward == "sum" else sum(paid) / len(paid)
 
