@@ -12,7 +12,8 @@ from pydantic import Field
 from phalanx.configs.errors import UserError
 from phalanx.envs.importing import import_module
 from phalanx.envs.parallel import Source
-from phalanx.envs.parallel_team import ParallelSettings, ParallelTeam
+from phalanx.envs.parallel_settings import ParallelSettings
+from phalanx.envs.parallel_team import ParallelTeam
 from phalanx.envs.team import TeamPolicy
 
 Everyone = dict[str, Any]

@@ -12,7 +12,8 @@ from pydantic import Field
 from phalanx.configs.errors import UserError
 from phalanx.envs.importing import import_library
 from phalanx.envs.parallel import Source
-from phalanx.envs.parallel_team import ParallelSettings, ParallelTeam
+from phalanx.envs.parallel_settings import ParallelSettings
+from phalanx.envs.parallel_team import ParallelTeam
 from phalanx.envs.team import TeamPolicy
 
 NEEDS = "env.name=mamujoco needs gymnasium-robotics and mujoco: pip install 'phalanx-marl[mujoco]'"

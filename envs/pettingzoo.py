@@ -11,7 +11,8 @@ from pydantic import Field
 from phalanx.configs.errors import UserError
 from phalanx.envs.importing import import_module
 from phalanx.envs.parallel import Source
-from phalanx.envs.parallel_team import ParallelTeam, TwoSidedSettings
+from phalanx.envs.parallel_settings import TwoSidedSettings
+from phalanx.envs.parallel_team import ParallelTeam
 from phalanx.envs.team import TeamPolicy
 
 EXAMPLE = "mpe2.simple_tag_v3"
