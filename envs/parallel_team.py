@@ -16,7 +16,7 @@ from phalanx.envs import parallel
 from phalanx.envs.importing import versions
 from phalanx.envs.parallel import Agent, Bounds, Source
 from phalanx.envs.parallel_opponents import Opponents, make_opponents
-from phalanx.envs.parallel_settings import ParallelSettings
+from phalanx.envs.parallel_settings import ParallelSettings, TwoSidedSettings
 from phalanx.envs.team import Bools, Floats, Obs, Step, TeamEnv, TeamPolicy, TeamSpec
 
 LOG = logging.getLogger(__name__)
