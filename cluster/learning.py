@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from phalanx.envs.team import TeamSpec
 
 CALLS_AHEAD = 2  # one runs, one is queued behind it, so that the learner never waits for the coordinator
-CALL_S = 0.05  # what one call should take: long against the cost of a call, short against anyone's patience
+CALL_S = 0.1  # what one call should take: long against the cost of a call, short against anyone's patience
 CALL_BYTES = 64 * 2**20  # of batches in one call
-PUBLISH_S = 0.05  # between two publications of weights
+PUBLISH_S = 0.1  # between two publications of weights
 SNAPSHOT_S = 2.0  # between two snapshots of the learner's state
 
 

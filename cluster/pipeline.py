@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("phalanx.service")
 
-SLACK_UPDATES = 4  # by which the workers may run ahead of the learner; of a queue, one
+SLACK_UPDATES = 8  # by which the workers may run ahead of the learner; of a queue, one
 PATIENCE_S = 0.5  # longest wait for an answer, so that a request to stop is seen
 
 
