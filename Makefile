@@ -53,14 +53,16 @@ train: $(VENV)/.installed
 	@echo "The team plays   $(OUT)/team.gif"
 	@echo "Everything else  $(OUT)/"
 
-# Plain code is tested on two cores at once; tests of whole services, which use both, one after the other.
+# Plain code is tested on two cores at once; tests of whole services, which use both, and of what one process does with
+# leftovers of all others, one after the other.
 PLAIN_TESTS := tests/algorithms tests/configs tests/envs tests/golden
+LONELY_TESTS := tests/envs/test_smac_processes.py
 OTHER_TESTS = $(filter-out $(PLAIN_TESTS) tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)) $(wildcard tests/test_*.py))
 
 test: $(VENV)/.installed-dev lint types
 ifeq ($(strip $(TESTARGS)),)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PLAIN_TESTS)
-	@$(BIN)/python -m pytest $(OTHER_TESTS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PLAIN_TESTS) --ignore=$(LONELY_TESTS)
+	@$(BIN)/python -m pytest $(OTHER_TESTS) $(LONELY_TESTS)
 else
 	@exec $(BIN)/python -m pytest $(TESTARGS)
 endif
