@@ -197,9 +197,12 @@ def test_what_does_not_go_together_is_refused_before_there_is_a_folder(
 def test_another_kind_of_method_does_not_inherit_what_the_file_says_of_the_replay(capsys: Capture) -> None:
     assert main(["show-config", "qmix_spread", "algorithm.name=mappo"]) == 0
     run = run_from_dict(yaml.safe_load(capsys.readouterr().out), catalogue=CATALOGUE)
-    assert (run.replay.sampling, run.replay.samples_per_insert, run.learner.batch_episodes) == ("once", 1.0, 64)
-    wider = override_run(run, ["rollout.streams=3", "mode=sync"], catalogue=CATALOGUE)
-    assert (wider.learner.batch_episodes, wider.replay.capacity_episodes) == (96, wider.least_capacity)
+    envs, streams = run.rollout.envs_per_stream, run.rollout.streams
+    assert (run.replay.sampling, run.replay.samples_per_insert) == ("once", 1.0)
+    assert run.learner.batch_episodes == streams * envs
+    wider = override_run(run, [f"rollout.streams={streams + 1}", "mode=sync"], catalogue=CATALOGUE)
+    assert wider.learner.batch_episodes == (streams + 1) * envs
+    assert wider.replay.capacity_episodes == wider.least_capacity
     back = override_run(run, ["algorithm.name=vdn"], catalogue=CATALOGUE)
     assert (back.replay.sampling, back.replay.capacity_episodes, back.learner.batch_episodes) == ("uniform", 5000, 32)
 
