@@ -179,7 +179,8 @@ class Learning:
         now = monotonic()
         self._updating -= 1
         self._under_way -= updates
-        self._progress.updates = self.made(total)
+        # Answers of two calls may be looked at in any order: the count never falls.
+        self._progress.updates = max(self._progress.updates, self.made(total))
         # A call that was queued began when the one before it ended.
         seconds = (now - max(asked_at, self._answered_at)) / updates
         self._update_s += 0.2 * (seconds - self._update_s)
