@@ -16,7 +16,9 @@ import ray
 import torch
 
 from phalanx.cluster.checkpoint import newest_intact
+from phalanx.cluster.collecting import PART_UPDATES
 from phalanx.cluster.loop import train_serially
+from phalanx.cluster.pipeline import SLACK_UPDATES
 from phalanx.cluster.run_folder import RunFolder
 from phalanx.cluster.service import connect, train
 from phalanx.cluster.snapshot import read_learner
@@ -112,8 +114,9 @@ def test_samples_per_insert_hold_in_async_mode(session: None, tmp_path: Path) ->
         reached = summary["updates"] * run.learner.batch_episodes / after_warm_up
         assert reached == pytest.approx(run.replay.samples_per_insert, rel=0.02)
         for row in rows_of(folder):
-            if row["updates"] > 200:
-                assert row["replay/samples_per_insert"] == pytest.approx(run.replay.samples_per_insert, rel=0.03)
+            if row["updates"] > 200:  # what workers may be ahead by, and insert at once, in updates
+                ahead = (SLACK_UPDATES + PART_UPDATES) / row["updates"]
+                assert row["replay/samples_per_insert"] == pytest.approx(run.replay.samples_per_insert, rel=ahead)
         assert summary["env_steps"] >= run.total_env_steps
         assert summary["restarts"] == 0
         assert summary["episodes_lost"] == 0
