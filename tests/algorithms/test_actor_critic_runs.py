@@ -17,10 +17,8 @@ from phalanx.algorithms.actor_critic import Prepared
 from phalanx.cluster import cli
 from phalanx.cluster.checkpoint import checkpoint_folders
 from phalanx.cluster.freeze import freeze
-from phalanx.cluster.learner import Learner
 from phalanx.cluster.loop import train_serially
 from phalanx.cluster.policy import load_policy
-from phalanx.cluster.rollout import Rollout
 from phalanx.cluster.run_folder import CATALOGUE
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load_run, run_from_dict
@@ -35,6 +33,7 @@ from tests.algorithms.actor_critic_helpers import (
     prepared,
     update,
 )
+from tests.algorithms.own_episodes import learner_of_own_episodes
 from tests.algorithms.test_registry import ENVS
 
 SMALL: dict[str, Any] = {
@@ -64,21 +63,7 @@ def run_of(name: str, **sections: Any) -> RunSettings:
 def test_every_method_learns_in_every_environment(name: str, env: str) -> None:
     """From episodes that its own policy played: two updates, finite, and everything that is trained moves."""
     run = run_of(name, env={**ENVS[env], "max_steps": 3})
-    rollout = Rollout(run, [0])
-    learner = Learner(run, rollout.spec)
-    before = {key: tensor.clone() for key, tensor in learner.algorithm.state_dict().items()}
-    for sequence in range(2):
-        rollout.set_weights(*learner.weights())
-        learner.update([rollout.play_round(0, sequence, 0.5).batch])
-    rollout.close()
-    after = learner.algorithm.state_dict()
-    assert all(tensor.isfinite().all() for tensor in after.values())
-    for module, part in learner.algorithm.named_children():
-        assert any(not torch.equal(after[f"{module}.{k}"], before[f"{module}.{k}"]) for k in part.state_dict()), module
-    metrics = learner.metrics()
-    if metrics["train/return_scale"] == 0:  # nobody was rewarded: there is no unit to measure in
-        assert np.isnan(metrics.pop("train/overestimation_relative"))
-    assert all(np.isfinite(value) for value in metrics.values()), metrics
+    learner_of_own_episodes(run)
 
 
 @pytest.mark.parametrize("sharing", ["full", "full_id", "groups", "none"])

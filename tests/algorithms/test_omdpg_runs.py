@@ -15,15 +15,14 @@ import torch
 from phalanx.algorithms.omdpg import OMDPG, OMDPGSettings
 from phalanx.algorithms.registry import make_algorithm, make_policy
 from phalanx.cluster.checkpoint import checkpoint_folders
-from phalanx.cluster.learner import Learner
 from phalanx.cluster.loop import train_serially
-from phalanx.cluster.rollout import Rollout
 from phalanx.cluster.run_folder import CATALOGUE, RunFolder
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import run_from_dict
 from phalanx.configs.settings import RunSettings
 from tests.algorithms.actor_critic_helpers import batch_of, build, prepared, update
 from tests.algorithms.helpers import SPEC
+from tests.algorithms.own_episodes import learner_of_own_episodes
 from tests.algorithms.test_actor_critic_settings import BESIDES, OF_THE_LEARNER, OF_THE_POLICY, OTHER
 from tests.algorithms.test_omdpg import BOXES, TEAM
 from tests.algorithms.test_registry import ENVS, leaves, with_value
@@ -56,21 +55,7 @@ SPREAD = {"name": "dispersion", "actions": "continuous"}
 def test_it_learns_in_every_environment(env: dict[str, Any]) -> None:
     """From episodes that its own policy played: two updates, finite, and everything that is trained moves."""
     run = run_of({**env, "max_steps": 3}, {"critic": {"hidden": 8}})
-    rollout = Rollout(run, [0])
-    learner = Learner(run, rollout.spec)
-    before = {key: tensor.clone() for key, tensor in learner.algorithm.state_dict().items()}
-    for sequence in range(2):
-        rollout.set_weights(*learner.weights())
-        learner.update([rollout.play_round(0, sequence, 0.5).batch])
-    rollout.close()
-    after = learner.algorithm.state_dict()
-    assert all(tensor.isfinite().all() for tensor in after.values())
-    for module, part in learner.algorithm.named_children():
-        assert any(not torch.equal(after[f"{module}.{k}"], before[f"{module}.{k}"]) for k in part.state_dict()), module
-    metrics = learner.metrics()
-    if metrics["train/return_scale"] == 0:  # nobody caught anything: there is no unit to measure in
-        assert np.isnan(metrics.pop("train/overestimation_relative"))
-    assert all(np.isfinite(value) for value in metrics.values()), metrics
+    learner, metrics = learner_of_own_episodes(run)
     groups = len(learner.algorithm.parameter_groups()) - 1
     actors = ["actor"] if groups == 1 else [f"actor_{k}" for k in range(groups)]
     assert set(metrics) >= {
