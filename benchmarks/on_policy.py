@@ -19,40 +19,14 @@ from typing import Any
 
 from benchmarks.common import emit, raw_mpe2_steps_per_s, set_threads
 
-WARM_UP_S = 5.0
 SETTINGS = ("algorithm.name=mappo", "algorithm.epochs=4", "cluster.workers=2")
 
 
 def measure(network: str, seconds: float, overrides: Sequence[str]) -> dict[str, float]:
     """One run for `seconds` after a warm-up."""
-    from benchmarks.service import coordinator, cpu_seconds
+    from benchmarks import service
 
-    endless = ("total_env_steps=1000000000", "checkpoint.every_env_steps=1000000000", "report.every_s=1")
-    with coordinator("qmix_spread", (*SETTINGS, *endless, f"agent.network={network}", *overrides)) as run:
-        until = time.monotonic() + WARM_UP_S
-        while time.monotonic() < until or run.progress.updates == 0:
-            run.step()
-        began, cpu = time.monotonic(), cpu_seconds()
-        env_steps, updates = run.progress.env_steps, run.progress.updates
-        rows = []
-        while time.monotonic() - began < seconds:
-            rows.append(run.step())
-        took = time.monotonic() - began
-        spent = {name: value - cpu[name] for name, value in cpu_seconds().items()}
-        made, played = run.progress.updates - updates, run.progress.env_steps - env_steps
-        lost = run.progress.episodes_lost
-
-    def mean_of(key: str) -> float:
-        return statistics.fmean([row[key] for row in rows if key in row] or [0.0])
-
-    return {
-        "env_steps_per_s": played / took,
-        "updates_per_s": made / took,
-        "update_ms": mean_of("learner/update_ms"),
-        "policy_lag": mean_of("learner/policy_lag_mean"),
-        "episodes_lost": lost,
-        **{f"cpu_{name}": value / took for name, value in spent.items()},
-    }
+    return service.measure("qmix_spread", (*SETTINGS, f"agent.network={network}", *overrides), seconds)
 
 
 def processor_us(work: Callable[[], Any], times: int) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -15,6 +17,7 @@ from phalanx.cluster.run_folder import CATALOGUE
 from phalanx.cluster.service import Coordinator, connect
 from phalanx.configs.load import load_run
 
+WARM_UP_S = 5.0
 ACTORS = ("RolloutActor", "ReplayActor", "LearnerActor", "EvaluatorActor")
 
 
@@ -49,3 +52,35 @@ def cpu_seconds() -> dict[str, float]:
         kind = next((actor for actor in ACTORS if name.startswith(f"ray::{actor}")), "ray")
         spent["coordinator" if process.pid == own.pid else kind] += times.user + times.system
     return spent
+
+
+def measure(source: str, overrides: Sequence[str], seconds: float) -> dict[str, float]:
+    """One endless run for `seconds` after a warm-up: speeds, means of its reports, and processor seconds per second of
+    each kind of process (`cpu_…`)."""
+    endless = ("total_env_steps=1000000000", "checkpoint.every_env_steps=1000000000", "report.every_s=1")
+    with coordinator(source, (*endless, *overrides)) as run:
+        until = time.monotonic() + WARM_UP_S
+        while time.monotonic() < until or run.progress.updates == 0:
+            run.step()
+        began, cpu = time.monotonic(), cpu_seconds()
+        env_steps, updates = run.progress.env_steps, run.progress.updates
+        rows = []
+        while time.monotonic() - began < seconds:
+            rows.append(run.step())
+        took = time.monotonic() - began
+        spent = {name: value - cpu[name] for name, value in cpu_seconds().items()}
+        made, played = run.progress.updates - updates, run.progress.env_steps - env_steps
+        lost = run.progress.episodes_lost
+
+    def mean_of(key: str) -> float:
+        return statistics.fmean([row[key] for row in rows if key in row] or [0.0])
+
+    return {
+        "env_steps_per_s": played / took,
+        "updates_per_s": made / took,
+        "env_steps_per_update": played / made,
+        "update_ms": mean_of("learner/update_ms"),
+        "policy_lag": mean_of("learner/policy_lag_mean"),
+        "episodes_lost": lost,
+        **{f"cpu_{name}": value / took for name, value in spent.items()},
+    }

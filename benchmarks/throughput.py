@@ -12,54 +12,21 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Sequence
 
 from benchmarks.common import emit, raw_mpe2_steps_per_s, set_threads
 
 EPISODE_STEPS = 25
 BATCH_EPISODES = 32
-WARM_UP_S = 5.0
 
 
 def measure(env_steps_per_update: int, seconds: float, overrides: Sequence[str]) -> dict[str, float]:
     """One run for `seconds` after a warm-up."""
-    from benchmarks.service import coordinator, cpu_seconds
+    from benchmarks import service
 
     samples_per_insert = BATCH_EPISODES * EPISODE_STEPS / env_steps_per_update
-    settings = (
-        "total_env_steps=1000000000",
-        "checkpoint.every_env_steps=1000000000",
-        f"learner.batch_episodes={BATCH_EPISODES}",
-        f"replay.samples_per_insert={samples_per_insert:g}",
-        "report.every_s=1",
-        *overrides,
-    )
-    with coordinator("qmix_spread", settings) as run:
-        until = time.monotonic() + WARM_UP_S
-        while time.monotonic() < until or run.progress.updates == 0:
-            run.step()
-        began, cpu = time.monotonic(), cpu_seconds()
-        env_steps, updates = run.progress.env_steps, run.progress.updates
-        rows = []
-        while time.monotonic() - began < seconds:
-            rows.append(run.step())
-        took = time.monotonic() - began
-        spent = {name: value - cpu[name] for name, value in cpu_seconds().items()}
-        made = run.progress.updates - updates
-        played = run.progress.env_steps - env_steps
-
-    def mean_of(key: str) -> float:
-        return statistics.fmean(row[key] for row in rows if key in row)
-
-    return {
-        "env_steps_per_s": played / took,
-        "updates_per_s": made / took,
-        "env_steps_per_update": played / made,
-        "update_ms": mean_of("learner/update_ms"),
-        "policy_lag": mean_of("learner/policy_lag_mean"),
-        **{f"cpu_{name}": value / took for name, value in spent.items()},
-    }
+    settings = (f"learner.batch_episodes={BATCH_EPISODES}", f"replay.samples_per_insert={samples_per_insert:g}")
+    return service.measure("qmix_spread", (*settings, *overrides), seconds)
 
 
 def main() -> None:
