@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -54,6 +54,8 @@ class CriticSettings(Settings):
 
 
 class ActorCriticSettings(AlgorithmSettings):
+    rewards_key: ClassVar[str | None] = "critic.rewards"
+
     optimiser: Literal["rmsprop", "adam"] = Field(
         default="adam", description="rmsprop (smoothing 0.99, epsilon 1e-5, as in PyMARL) or adam"
     )

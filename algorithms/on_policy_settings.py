@@ -12,6 +12,7 @@ from phalanx.configs.settings import AlgorithmSettings
 
 class OnPolicySettings(AlgorithmSettings):
     on_policy: ClassVar[bool] = True
+    rewards_key: ClassVar[str | None] = "rewards"
 
     lr: float = Field(default=5e-4, gt=0, description="learning rate of the policies")
     optimiser: Literal["rmsprop", "adam"] = Field(

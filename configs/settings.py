@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from phalanx.configs import on_policy
+from phalanx.configs import both_sides, on_policy
 from phalanx.configs.base import Settings
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -58,6 +58,11 @@ class EnvSettings(Settings):
         return self
 
     @property
+    def learning_opponents(self) -> bool:
+        """Whether the other side learns as well, as a part of the team that is paid for itself."""
+        return False
+
+    @property
     def most_evaluation_envs(self) -> int | None:
         """Environments that an evaluation may step together; None where they are light enough for any number."""
         return None
@@ -68,6 +73,8 @@ class AlgorithmSettings(Settings):
 
     on_policy: ClassVar[bool] = False
     """Whether it learns from what its present policy plays, and from every episode once."""
+    rewards_key: ClassVar[str | None] = None
+    """Which of its settings says whose rewards it learns from; None: always the team's."""
 
     name: str = Field(description="which algorithm; `phalanx list algorithms` names them")
     lr: float = Field(default=5e-4, gt=0, description="learning rate")
@@ -365,8 +372,8 @@ class RunSettings(Settings):
         return on_policy.least_capacity(batch, self.rollout.envs_per_stream) if self.algorithm.on_policy else batch
 
     @model_validator(mode="after")
-    def _replay_suits_the_algorithm(self) -> RunSettings:
-        problem = on_policy.problem(self)
+    def _sections_suit_the_algorithm(self) -> RunSettings:
+        problem = on_policy.problem(self) or both_sides.problem(self)
         if problem is not None:
             raise ValueError(problem)
         return self

@@ -52,6 +52,10 @@ class OpposedSettings(MpeSettings):
         " groups `team` and `opponents`, each agent paid for its own side (for algorithm.critic.rewards=groups)",
     )
 
+    @property
+    def learning_opponents(self) -> bool:
+        return self.opponents == LEARNING
+
     @field_validator("opponents")
     @classmethod
     def _opponents_are_known(cls, value: str) -> str:
@@ -98,7 +102,7 @@ class ParticleTask(BatchedTeamEnv):
         self, settings: MpeSettings, num_envs: int, scene: Scene, load_policy: LoadPolicy | None = None
     ) -> None:
         self._sides = scene.team, scene.opponents
-        self._all_learn = isinstance(settings, OpposedSettings) and settings.opponents == LEARNING
+        self._all_learn = settings.learning_opponents
         if self._all_learn:
             scene = both_sides(scene)
             self.pays_agents = True

@@ -183,6 +183,7 @@ def test_list_tells_what_algorithms_can_be_used_for(capsys: Capture) -> None:
         (["algorithm.name=mappo", "replay.samples_per_insert=4"], "replay.samples_per_insert=4 is impossible"),
         (["algorithm.name=mappo", "replay.capacity_episodes=40"], "replay.capacity_episodes=40 is too few"),
         (["replay.sampling=once"], "algorithm.name=qmix learns from old episodes too"),
+        (["env.name=simple_tag", "env.opponents=learning"], "algorithm.name=qmix learns from the team's reward alone"),
         (["algorithm.name=mappo", "mode=sync", "learner.batch_episodes=7"], "learner.batch_episodes=7 must be what"),
     ],
 )
