@@ -49,8 +49,9 @@ def load_run(source: str | Path, overrides: Sequence[str] = (), *, catalogue: Ca
     """The run that `source` (a path, or the name of a shipped run) and the overrides `key.path=value` describe.
 
     An override of `env.name` or `algorithm.name` to another name drops that section of the file; where it goes from
-    an off-policy method to an on-policy one or back, also what the file says of the replay. The order of the overrides
-    does not matter. Raises a UserError that says what was got, what is allowed, which key and where.
+    an off-policy method to an on-policy one or back, also what the file says of the replay and of exploration. The
+    order of the overrides does not matter. Raises a UserError that says what was got, what is allowed, which key and
+    where.
     """
     return resolve(read_run_document(source), [parse_override(one) for one in overrides], catalogue)
 
@@ -127,7 +128,7 @@ def resolve(document: Document, overrides: Sequence[Override], catalogue: Catalo
         if changed:
             kept[section] = {"name": name}
             if section == "algorithm" and _other_kind(document, models[section], catalogue):
-                kept = _without_replay(kept)
+                kept = _without_the_others(kept)
         if section == "algorithm":
             published = published_settings(name)
     merged = Merged(KeyTree(RunSettings, models, published.values_below(("algorithm",))), document.source)
@@ -147,7 +148,7 @@ def _other_kind(document: Document, chosen: type[Settings], catalogue: Catalogue
     return written is not None and written.on_policy != getattr(chosen, "on_policy", False)
 
 
-def _without_replay(data: Mapping[str, Any]) -> dict[str, Any]:
+def _without_the_others(data: Mapping[str, Any]) -> dict[str, Any]:
     """The settings without those that mean something else to a method of the other kind."""
     kept = dict(data)
     for section, keys in OFF_POLICY_KEYS.items():

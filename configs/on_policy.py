@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 if TYPE_CHECKING:
+    from phalanx.configs.base import Settings
     from phalanx.configs.settings import RolloutSettings, RunSettings
 
-OFF_POLICY_KEYS = {"replay": None, "learner": ("batch_episodes",)}
+OFF_POLICY_KEYS = {"replay": None, "exploration": None, "learner": ("batch_episodes",)}
 """section -> keys (None: all) that mean something else, or nothing, once a method of the other kind takes over."""
+_NO_EFFECT = {
+    "replay": (("min_episodes",), "waits for no more episodes than it learns from next"),
+    "exploration": (("start", "end", "env_steps"), "explores by drawing from its policy"),
+}
+"""section -> keys without an effect, and what an on-policy method does instead."""
 
 
 def filled(data: Any, rollout: type[RolloutSettings]) -> Any:
@@ -69,6 +75,9 @@ def problem(run: RunSettings) -> str | None:
         return f"replay.sampling={replay.sampling} is impossible, because {why}: leave it out, or set once"
     if replay.samples_per_insert != 1:
         return f"replay.samples_per_insert={replay.samples_per_insert:g} is impossible, because {why}: leave it at 1"
+    idle = _without_effect(run)
+    if idle is not None:
+        return idle
     batch, playing = run.learner.batch_episodes, run.rollout
     least = least_capacity(batch, playing.envs_per_stream)
     if replay.capacity_episodes < least:
@@ -82,4 +91,18 @@ def problem(run: RunSettings) -> str | None:
             " episodes (rollout.streams x rollout.envs_per_stream), because in mode=sync"
             f" algorithm.name={name} learns from the present policy's episodes only: leave it out, or set mode=async"
         )
+    return None
+
+
+def _without_effect(run: RunSettings) -> str | None:
+    """The sentence on a setting that was changed for nothing."""
+    for section, (keys, instead) in _NO_EFFECT.items():
+        settings: Settings = getattr(run, section)
+        for key in keys:
+            given, default = getattr(settings, key), type(settings).model_fields[key].default
+            if given != default:
+                return (
+                    f"{section}.{key}={given} has no effect, because algorithm.name={run.algorithm.name} is on-policy"
+                    f" and {instead}: leave it at {default}"
+                )
     return None

@@ -211,7 +211,7 @@ class ReplaySettings(Settings):
         default=None, ge=1, description="upper limit of the memory for episodes; fewer are kept where it is reached"
     )
     min_episodes: int = Field(
-        default=32, ge=1, description="episodes to collect before the first update; on-policy methods wait for none"
+        default=32, ge=1, description="episodes to collect before the first update; without effect on-policy"
     )
     storage: Literal["float32", "float16"] = Field(
         default="float32", description="type in which observations and states are kept; float16 halves the memory"
@@ -349,7 +349,10 @@ class RunSettings(Settings):
     learner: LearnerSettings = Field(default=LearnerSettings(), description="the learner")
     replay: ReplaySettings = Field(default=ReplaySettings(), description="the replay")
     rollout: RolloutSettings = Field(default=RolloutSettings(), description="data collection")
-    exploration: ExplorationSettings = Field(default=ExplorationSettings(), description="random actions while training")
+    exploration: ExplorationSettings = Field(
+        default=ExplorationSettings(),
+        description="random actions while training (on-policy methods draw from their policies instead)",
+    )
     evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="greedy evaluation")
     checkpoint: CheckpointSettings = Field(default=CheckpointSettings(), description="checkpoints")
     report: ReportSettings = Field(default=ReportSettings(), description="metrics")

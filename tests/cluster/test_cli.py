@@ -183,6 +183,8 @@ def test_list_tells_what_algorithms_can_be_used_for(capsys: Capture) -> None:
         (["algorithm.name=mappo", "replay.samples_per_insert=4"], "replay.samples_per_insert=4 is impossible"),
         (["algorithm.name=mappo", "replay.capacity_episodes=40"], "replay.capacity_episodes=40 is too few"),
         (["replay.sampling=once"], "algorithm.name=qmix learns from old episodes too"),
+        (["algorithm.name=mappo", "replay.min_episodes=64"], "replay.min_episodes=64 has no effect"),
+        (["algorithm.name=mappo", "exploration.start=0.5"], "exploration.start=0.5 has no effect"),
         (["env.name=simple_tag", "env.opponents=learning"], "algorithm.name=qmix learns from the team's reward alone"),
         (["algorithm.name=mappo", "mode=sync", "learner.batch_episodes=7"], "learner.batch_episodes=7 must be what"),
     ],

@@ -85,6 +85,8 @@ def test_what_follows_from_the_method_resolves_by_itself() -> None:
         ({"replay": {"sampling": "prioritised"}}, "sampling=prioritised is impossible"),
         ({"replay": {"samples_per_insert": 2}}, "samples_per_insert=2 is impossible.*leave it at 1"),
         ({"replay": {"capacity_episodes": 31}}, "capacity_episodes=31 is too few.*at least 32"),
+        ({"replay": {"min_episodes": 64}}, "min_episodes=64 has no effect, because algorithm.name=.*leave it at 32"),
+        ({"exploration": {"end": 0.1}}, "exploration.end=0.1 has no effect, because .* draw.*leave it at 0.05"),
         ({"learner": {"batch_episodes": 8}}, "batch_episodes=8 must be what a round plays, 12 episodes"),
     ],
 )

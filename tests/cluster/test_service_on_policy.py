@@ -13,7 +13,7 @@ from phalanx.cluster.service import train
 from phalanx.configs.settings import RunSettings
 from tests.cluster.runs import TINY, evaluations_of, kill_actor, ray_session, rows_of, tiny
 
-DROPPED = ("learner.batch_episodes", "replay.")  # what TINY says to off-policy methods
+DROPPED = ("learner.batch_episodes", "replay.", "exploration.")  # what TINY says to off-policy methods
 SYNC = ("mode=sync", "total_env_steps=1200", "evaluation.every_env_steps=400", "checkpoint.every_env_steps=400")
 
 
