@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from phalanx.algorithms.common.batch import EpisodeBatch, PrioritisedBatch
 from phalanx.configs.errors import UserError
-from phalanx.configs.settings import AlgorithmSettings, NetworkSettings
+from phalanx.configs.settings import AlgorithmSettings, NetworkSettings, ReplaySettings
 from phalanx.envs.team import Bools, Floats, TeamSpec
 
 EVERYTHING = "all"  # the only group of parameters, where there is one
@@ -24,12 +24,13 @@ Metrics = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an algorithm can be used for; the wrong combination is refused with a sentence."""
+    """What an algorithm can be used for; the wrong combination is refused with a sentence when a run is built."""
 
     discrete: bool = True
     continuous: bool = False
     on_policy: bool = False
     needs_state: bool = False
+    errors: bool = True  # whether `steps` can tell the temporal-difference errors that a prioritised replay goes by
 
     @property
     def in_words(self) -> str:
@@ -155,8 +156,8 @@ class Algorithm(nn.Module, ABC):
     @abstractmethod
     def steps(self, prepared: Any, *, with_errors: bool = False) -> Iterator[OptimiserStep]:
         """The optimiser steps of one update, one after the other: when the next one is asked for, the parameters of the
-        one before have moved. With `with_errors`, one of them has the errors that a prioritised replay goes by.
-        UserError where the method has none."""
+        one before have moved. With `with_errors`, one of them has the errors that a prioritised replay goes by: never
+        asked where `capabilities.errors` is False."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """What has an optimiser of its own, by name. By default all that is trained, together."""
@@ -179,9 +180,9 @@ class Algorithm(nn.Module, ABC):
         """Called after update number `updates` (from 1): target networks."""
 
 
-def require_errors(name: str, with_errors: bool) -> None:
-    """UserError where a prioritised replay asks a method for errors that it does not have."""
-    if with_errors:
+def require_errors(algorithm: type[Algorithm], name: str, replay: ReplaySettings) -> None:
+    """UserError where a prioritised replay would ask the algorithm for errors that it does not have."""
+    if replay.sampling == "prioritised" and not algorithm.capabilities.errors:
         raise UserError(
             f"replay.sampling=prioritised needs a method that learns from temporal differences, and"
             f" algorithm.name={name} does not: set replay.sampling=uniform"

@@ -18,7 +18,7 @@ class IPPO(OnPolicy):
     observations; who shares parameters is `agent.sharing`'s matter, for the critic as for the policies."""
 
     Settings: ClassVar[type[AlgorithmSettings]] = ClippedSettings
-    capabilities: ClassVar[Capabilities] = Capabilities(continuous=True, on_policy=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(continuous=True, on_policy=True, errors=False)
 
     def surrogate(self, ratio: Tensor, advantage: Tensor) -> Tensor:
         assert isinstance(self.settings, ClippedSettings)

@@ -11,5 +11,5 @@ from phalanx.algorithms.ippo import IPPO
 class MAPPO(IPPO):
     """IPPO whose critic is V(s), one value for the team; with `rewards=agents`, V(s, i) of each agent."""
 
-    capabilities: ClassVar[Capabilities] = Capabilities(continuous=True, on_policy=True, needs_state=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(continuous=True, on_policy=True, needs_state=True, errors=False)
     central_critic: ClassVar[bool] = True

@@ -33,7 +33,6 @@ from phalanx.algorithms.base import (
     Policy,
     TensorBatch,
     Weights,
-    require_errors,
 )
 from phalanx.algorithms.common.actors import Actors, GroupedActors
 from phalanx.algorithms.common.agents import agent_inputs
@@ -183,7 +182,7 @@ class OnPolicy(Algorithm):
         return [torch.from_numpy(part).to(device) for part in drawn]
 
     def steps(self, prepared: Prepared, *, with_errors: bool = False) -> Iterator[OptimiserStep]:
-        require_errors(self.settings.name, with_errors)
+        assert not with_errors, "capabilities.errors is False"
         experience, about = self.experience(prepared)
         pieces = self._pieces(experience)
         for part in prepared.minibatches:

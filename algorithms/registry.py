@@ -69,13 +69,22 @@ def make_algorithm(run: RunSettings, spec: TeamSpec) -> Algorithm:
 
     from phalanx.algorithms.base import require_compatible
 
+    require_able(run)
     kind = algorithm_class(run.algorithm.name)
     require_compatible(kind, run.algorithm.name, spec)
-    _require_noise(kind, run)
     seed = int(generator(run.seed, Purpose.INITIALISATION).integers(2**63))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return kind(spec, run.algorithm, run.networks)
+
+
+def require_able(run: RunSettings) -> None:
+    """UserError where the algorithm cannot do what other sections ask of it, whatever the environment is like."""
+    from phalanx.algorithms.base import require_errors
+
+    kind = algorithm_class(run.algorithm.name)
+    require_errors(kind, run.algorithm.name, run.replay)
+    _require_noise(kind, run)
 
 
 def make_policy(run: RunSettings, spec: TeamSpec) -> Policy:

@@ -36,11 +36,12 @@ def train(source: str, overrides: Sequence[str], out: Path | None) -> int:
 
 def _require_suitable(run: RunSettings) -> None:
     """Refuses an algorithm that cannot learn in the environment before there is a folder and before Ray starts, unless
-    it would take a simulator to know: then the learner refuses it as well."""
-    from phalanx.algorithms.registry import make_algorithm
+    it would take a simulator to know: then the learner refuses it."""
+    from phalanx.algorithms.registry import make_algorithm, require_able
     from phalanx.cluster.policy import load_policy
     from phalanx.envs.registry import make_env
 
+    require_able(run)
     if run.env.name in SLOW_TO_MAKE:
         return
     try:

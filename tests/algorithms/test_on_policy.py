@@ -353,8 +353,6 @@ def test_mistakes_are_told_in_sentences() -> None:
         build("mappo", rewards="agents")
     with pytest.raises(UserError, match=r"chunk_length=2 .* agent\.network=atm cannot"):
         build("mappo", chunk_length=2, agent={"network": "atm", "hidden": 8})
-    with pytest.raises(UserError, match=r"replay\.sampling=prioritised .* algorithm\.name=ippo does not"):
-        list(build("ippo").steps(None, with_errors=True))  # type: ignore[arg-type]
     for groups, words in (([[0, 1]], "leaves out agent 2"), ([[0, 1], [1, 2]], "more than once")):
         with pytest.raises(UserError, match=words):
             build("happo", groups=groups)

@@ -19,7 +19,6 @@ from phalanx.algorithms.base import (
     Policy,
     TensorBatch,
     Weights,
-    require_errors,
 )
 from phalanx.algorithms.registry import ALGORITHMS
 from phalanx.configs.settings import AlgorithmSettings, NetworkSettings
@@ -59,7 +58,7 @@ class Preferences(Algorithm):
     of the present policy, 0 where the batch is its own."""
 
     Settings: ClassVar[type[AlgorithmSettings]] = PreferenceSettings
-    capabilities: ClassVar[Capabilities] = Capabilities(on_policy=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(on_policy=True, errors=False)
 
     def __init__(self, spec: TeamSpec, settings: AlgorithmSettings, networks: NetworkSettings) -> None:
         super().__init__(spec, settings, networks)
@@ -79,7 +78,6 @@ class Preferences(Algorithm):
         return batch, float(rng.random())
 
     def steps(self, prepared: Any, *, with_errors: bool = False) -> Iterator[OptimiserStep]:
-        require_errors(NAME, with_errors)
         batch, weight = prepared
         mask = batch.filled[:, :-1, None]
         for _ in range(2):

@@ -13,14 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phalanx.algorithms.base import require_errors
+from phalanx.algorithms.base import Capabilities
 from phalanx.algorithms.common.batch import EpisodeBatch, EpisodeErrors, PrioritisedBatch
+from phalanx.algorithms.registry import algorithm_class, make_algorithm
 from phalanx.cluster.checkpoint import checkpoint_folders, newest_intact
 from phalanx.cluster.learner import Learner
 from phalanx.cluster.loop import SerialLoop, train_serially
 from phalanx.cluster.priorities import SMALLEST, Priorities
 from phalanx.cluster.replay import Replay
 from phalanx.cluster.snapshot import read_learner
+from phalanx.cluster.training import train
 from phalanx.configs.errors import UserError
 from phalanx.configs.settings import ReplaySettings, RunSettings
 from phalanx.envs.seeding import Purpose, generator
@@ -222,10 +224,17 @@ def test_the_learner_tells_errors_and_weighs_them() -> None:
     assert any((weights[0][name] != weights[1][name]).any() for name in weights[0])
 
 
-def test_a_method_without_errors_is_refused() -> None:
-    with pytest.raises(UserError, match=r"algorithm\.name=mappo does not: set replay\.sampling=uniform"):
-        require_errors("mappo", with_errors=True)
-    require_errors("mappo", with_errors=False)
+def test_a_method_without_errors_is_refused_before_anything_is_played(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(algorithm_class("vdn"), "capabilities", Capabilities(errors=False))
+    sentence = r"sampling=prioritised needs .* algorithm\.name=vdn does not: set replay\.sampling=uniform"
+    with pytest.raises(UserError, match=sentence):
+        make_algorithm(run_of("algorithm.name=vdn", "replay.sampling=prioritised"), SPEC)
+    with pytest.raises(UserError, match=sentence):  # no simulator is asked either
+        train("qmix_smax_3m", ["algorithm.name=vdn", "replay.sampling=prioritised"], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    make_algorithm(run_of("algorithm.name=vdn", "replay.sampling=uniform"), SPEC)
 
 
 def run_of(*others: str) -> RunSettings:
