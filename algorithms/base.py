@@ -30,6 +30,7 @@ class Capabilities:
     continuous: bool = False
     on_policy: bool = False
     needs_state: bool = False
+    state_use: str = "mixes with the global state"  # where it needs one
     errors: bool = True  # whether `steps` can tell the temporal-difference errors that a prioritised replay goes by
 
     @property
@@ -200,4 +201,7 @@ def require_compatible(algorithm: type[Algorithm], name: str, spec: TeamSpec) ->
             " choose another algorithm or an environment with discrete actions"
         )
     if can.needs_state and spec.state_dim == 0:
-        raise UserError(f"algorithm.name={name} mixes with the global state, but {spec.env_name} has none")
+        raise UserError(
+            f"algorithm.name={name} {can.state_use}, but {spec.env_name} has none: choose a method that does without,"
+            f" such as {'ippo' if can.on_policy else 'vdn'}, or an environment with a state"
+        )

@@ -11,5 +11,11 @@ from phalanx.algorithms.ippo import IPPO
 class MAPPO(IPPO):
     """IPPO whose critic is V(s), one value for the team; with `rewards=agents`, V(s, i) of each agent."""
 
-    capabilities: ClassVar[Capabilities] = Capabilities(continuous=True, on_policy=True, needs_state=True, errors=False)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        continuous=True,
+        on_policy=True,
+        needs_state=True,
+        state_use="has a critic that sees the global state",
+        errors=False,
+    )
     central_critic: ClassVar[bool] = True

@@ -65,7 +65,9 @@ class QTRANBase(VDN):
     """
 
     Settings: ClassVar[type[AlgorithmSettings]] = QTRANSettings
-    capabilities: ClassVar[Capabilities] = Capabilities(needs_state=True, input_noise=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        needs_state=True, state_use="values joint actions by the global state", input_noise=True
+    )
     settings: QTRANSettings
 
     def __init__(self, spec: TeamSpec, settings: AlgorithmSettings, networks: NetworkSettings) -> None:

@@ -130,6 +130,13 @@ def test_wrong_settings_are_refused_by_name(algorithm: dict[str, Any], words: li
         assert word in str(error.value), error.value
 
 
+@pytest.mark.parametrize("name", ["mappo", "happo"])
+def test_critics_of_the_state_need_one(name: str) -> None:
+    with pytest.raises(UserError, match=f"={name} has a critic that sees the global state, but nowhere has none"):
+        make_algorithm(run_of(name), replace(SPEC, state_dim=0))
+    make_algorithm(run_of("ippo"), replace(SPEC, state_dim=0))
+
+
 # -- no setting is dead ------------------------------------------------------------------------------------------------
 
 OTHER: dict[str, Any] = {
