@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from phalanx.algorithms.common.linear import affine
+from phalanx.algorithms.common.native.atm import ATMSizes, atm_kernel
+from phalanx.algorithms.common.networks.atm_sequence import atm_sequence
 from phalanx.algorithms.common.networks.attention import attend, normalised_together, project
 from phalanx.algorithms.common.networks.base import AgentNetworks, Layers
 from phalanx.algorithms.common.networks.entities import EntityReader
@@ -41,6 +43,15 @@ class ATMAgents(AgentNetworks):
         self.add_norm("norm")
         self.add_final("head", hidden, 1)
         self.add_linear("remember", hidden, hidden)
+        self._sizes = ATMSizes(
+            hidden=hidden,
+            heads=self.heads,
+            basic=self._basic,
+            bound=self._basic + self._aimed,
+            slots=slots,
+            widths=(len(layout.own), *(layout.size(kind) for kind in layout.kinds)),
+            counts=(1, *(layout.count(kind) for kind in layout.kinds)),
+        )
 
     def first_state(self, rows: int) -> Tensor:
         anything = next(self.parameters())
@@ -48,6 +59,15 @@ class ATMAgents(AgentNetworks):
         return unit.expand(rows, self.slots, self.hidden)
 
     def unroll(self, x: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
+        kernel = None if x.requires_grad else atm_kernel(x, self._sizes)
+        if kernel is None:
+            return self._unroll_by_torch(x, layers)
+        kinds = tuple(self.layout.kinds)
+        seen = torch.cat([self.reader.own(x), *(self.reader.entities(x, kind).flatten(-2) for kind in kinds)], -1)
+        bound, known = atm_sequence(seen, layers, kinds, kernel)
+        return self.reader.ordered(bound[..., : self._basic], bound[..., self._basic :]), known
+
+    def _unroll_by_torch(self, x: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
         tokens = self._embedded(x, layers)  # [S, T, M, n, H], for all steps at once
         begin = self.first_state(x.shape[2]).expand(len(tokens), -1, -1, -1)
         memory: tuple[Tensor, ...] = self._remembered(begin, layers).unbind(2)  # each slot is embedded once, not thrice
