@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,17 @@ from phalanx.envs.team import Floats, Obs, Step, TeamSpec
 Rows = npt.NDArray[np.int64]
 
 
+@dataclass
+class _Ended:
+    """Equally long episodes that ended with the same step."""
+
+    rows: Rows  # their environments
+    began: int  # the vector step that they began with
+    length: int
+    final: Obs  # of everyone who ended with the step
+    final_rows: Rows
+
+
 class Harvest:
     """Whole episodes on their way into a chunk, in the order in which they ended."""
 
@@ -22,28 +34,48 @@ class Harvest:
         self.spec = spec
         self.count = 0
         self.crashed = 0
-        self.batch = empty_batch(spec, room, with_log_prob=with_log_prob)
         self.returns = np.zeros(room, np.float32)
         self.agent_returns = np.zeros((room, spec.n_agents), np.float32) if spec.agent_rewards else None
         self.lengths = np.zeros(room, np.int64)
+        self.terminated = np.zeros(room, np.bool_)
         self.wins = np.zeros(room, np.bool_)
         self.metrics = {name: np.zeros(room, np.float32) for name in spec.metrics}
+        self.waiting: list[_Ended] = []  # counted, but their steps are the recorder's still
+        self._with_log_prob = with_log_prob
+        self._pieces: list[EpisodeBatch] = []
+
+    def add(self) -> EpisodeBatch:
+        """Room for the steps of all that wait, as long as the longest of them; flags, which are known, are set."""
+        first = sum(map(len, self._pieces))
+        lengths = self.lengths[first : self.count]
+        longest = int(lengths.max())
+        piece = empty_batch(self.spec, len(lengths), longest, with_log_prob=self._with_log_prob)
+        piece.filled[:] = np.arange(longest + 1) < lengths[:, None]
+        piece.terminated[np.arange(len(lengths)), lengths - 1] = self.terminated[first : self.count]
+        self._pieces.append(piece)
+        return piece
 
     def result(self) -> EpisodeBatch:
         """The episodes, padded to the longest of them, contiguous (so that they travel without a copy)."""
-        full = self.batch
-        kept = EpisodeBatch(*(getattr(full, name)[: self.count] for name in EpisodeBatch.__dataclass_fields__))
-        trimmed = kept.trimmed()
-        return EpisodeBatch(
-            *(np.ascontiguousarray(getattr(trimmed, name)) for name in EpisodeBatch.__dataclass_fields__)
-        )
+        if len(self._pieces) == 1:
+            return self._pieces[0]
+        longest = int(self.lengths[: self.count].max(initial=1))
+        whole = empty_batch(self.spec, self.count, longest, with_log_prob=self._with_log_prob)
+        for name in EpisodeBatch.__dataclass_fields__:
+            into, row = getattr(whole, name), 0
+            for piece in self._pieces:
+                part = getattr(piece, name)
+                into[row : row + len(part), : part.shape[1]] = part
+                row += len(part)
+        return whole
 
 
 class Recorder:
     """The last `episode_limit` vector steps of one stream, from which ended episodes are copied out.
 
     The arrays are time-major rings, [T, E, ...]: a vector step is one contiguous write for all E environments,
-    however far each of them is in its episode.
+    however far each of them is in its episode. Episodes that have ended stay in there until `settle` copies them out
+    together, or until the rings come round to where the oldest of them began.
     """
 
     def __init__(self, spec: TeamSpec, num_envs: int, stream: int, with_log_prob: bool = False) -> None:
@@ -74,14 +106,19 @@ class Recorder:
         self._now = 0  # vector steps so far
         self._began = np.zeros(num_envs, np.int64)  # `_now` at each environment's first step of its episode
         self._crashes_in_a_row = 0
+        self._into: Harvest | None = None  # whose episodes wait here
+        self._oldest = 0  # the step with which the oldest of them began
 
     def restart(self) -> None:
-        """Forgets unfinished episodes: every environment is at the beginning of one."""
+        """Forgets unfinished episodes, and what was not copied out: every environment is at the beginning of one."""
+        self._into = None
         self._began[:] = self._now
         self._metrics[:] = 0
 
     def record(self, seen: Obs, actions: npt.NDArray[Any], step: Step, log_prob: Floats | None = None) -> None:
         """One vector step: what was seen, what was done (how likely that was: [E, N]), what came of it."""
+        if self._into is not None and self._oldest + self.spec.episode_limit <= self._now:
+            self.settle()
         at = self._now % self.spec.episode_limit
         self._obs[at] = seen.obs
         self._state[at] = seen.state
@@ -97,8 +134,8 @@ class Recorder:
         self._now += 1
 
     def collect(self, rows: Rows, ended: Rows, step: Step, into: Harvest) -> None:
-        """Copies the episodes of `rows` (some of `ended`, the environments that ended with this step, ascending) out;
-        crashed ones are only counted. All of `ended` begin anew."""
+        """Notes the episodes of `rows` (some of `ended`, the environments that ended with this step, ascending);
+        crashed ones are only counted. All of `ended` begin anew. `into` has them after `settle`."""
         crashed = step.info.get("crashed")
         kept = rows
         if crashed is not None and crashed[rows].any():
@@ -110,7 +147,7 @@ class Recorder:
         if len(kept) and step.final is None:
             raise RunFailed(f"environment {self.spec.env_name} ended episodes without a final observation")
         for group in self._of_one_beginning(kept):
-            self._copy(group, np.searchsorted(ended, group), step, into)
+            self._note(group, np.searchsorted(ended, group), step, into)
         self._began[ended] = self._now
         self._metrics[:, ended] = 0
 
@@ -131,20 +168,49 @@ class Recorder:
             for first in np.unique(began):
                 yield rows[began == first]
 
-    def _copy(self, rows: Rows, final_rows: Rows, step: Step, into: Harvest) -> None:
-        limit = self.spec.episode_limit
+    def _note(self, rows: Rows, final_rows: Rows, step: Step, into: Harvest) -> None:
         began = int(self._began[rows[0]])
         length = self._now - began
-        if length > limit:
+        if length > self.spec.episode_limit:
             raise RunFailed(
                 f"environment {self.spec.env_name} played {length} steps in one episode, but its spec says"
-                f" episode_limit={limit}"
+                f" episode_limit={self.spec.episode_limit}"
             )
+        assert step.final is not None
+        if not into.waiting:
+            self._into, self._oldest = into, began
+        self._oldest = min(self._oldest, began)
+        into.waiting.append(_Ended(rows, began, length, step.final, final_rows))
         j = slice(into.count, into.count + len(rows))
-        batch, final = into.batch, step.final
-        assert final is not None
-        pick: Any = slice(None) if len(rows) == self.num_envs else rows
-        first = began % limit
+        into.count = j.stop
+        into.lengths[j] = length
+        into.terminated[j] = step.terminated[rows]
+        if self.spec.has_win:
+            into.wins[j] = step.info["win"][rows]
+        for total, name in zip(self._metrics, self.spec.metrics, strict=True):
+            into.metrics[name][j] = total[rows]
+
+    def settle(self) -> None:
+        """Copies what waits into its harvest. RunFailed on a number that is not finite."""
+        into, self._into = self._into, None
+        if into is None:
+            return
+        batch, row = into.add(), 0
+        for ended in into.waiting:
+            self._copy(ended, batch, slice(row, row + len(ended.rows)))
+            row += len(ended.rows)
+        self._require_finite(batch, np.concatenate([ended.rows for ended in into.waiting]))
+        into.waiting.clear()
+        j = slice(into.count - row, into.count)
+        into.returns[j] = batch.reward.sum(axis=1, dtype=np.float64)
+        if into.agent_returns is not None:
+            into.agent_returns[j] = batch.agent_reward.sum(axis=1, dtype=np.float64)
+
+    def _copy(self, ended: _Ended, batch: EpisodeBatch, j: slice) -> None:
+        limit, rows, length = self.spec.episode_limit, ended.rows, ended.length
+        neighbours = rows[-1] - rows[0] + 1 == len(rows)  # looked at where they are; others are gathered first
+        pick: Any = slice(rows[0], rows[-1] + 1) if neighbours else rows
+        first = ended.began % limit
         before_wrap = min(length, limit - first)
         for ring, t in (
             (slice(first, first + before_wrap), slice(0, before_wrap)),
@@ -154,30 +220,18 @@ class Recorder:
                 continue
             for name, kept in self._rings.items():
                 getattr(batch, name)[j, t] = kept[ring, pick].swapaxes(0, 1)
-        batch.obs[j, length] = final.obs[final_rows]
-        batch.state[j, length] = final.state[final_rows]
-        batch.avail[j, length] = final.avail[final_rows]
-        batch.terminated[j, length - 1] = step.terminated[rows]
-        batch.filled[j, :length] = True
-        self._require_finite(batch, j, length, rows)
-        into.returns[j] = batch.reward[j, :length].sum(axis=1, dtype=np.float64)
-        if into.agent_returns is not None:
-            into.agent_returns[j] = batch.agent_reward[j, :length].sum(axis=1, dtype=np.float64)
-        into.lengths[j] = length
-        if self.spec.has_win:
-            into.wins[j] = step.info["win"][rows]
-        for total, name in zip(self._metrics, self.spec.metrics, strict=True):
-            into.metrics[name][j] = total[rows]
-        into.count = j.stop
+        batch.obs[j, length] = ended.final.obs[ended.final_rows]
+        batch.state[j, length] = ended.final.state[ended.final_rows]
+        batch.avail[j, length] = ended.final.avail[ended.final_rows]
 
-    def _require_finite(self, batch: EpisodeBatch, j: slice, length: int, rows: Rows) -> None:
-        # Once per episode, not per step: checking small arrays costs as much as recording them.
+    def _require_finite(self, batch: EpisodeBatch, rows: Rows) -> None:
+        # Once per chunk, not per step: checking small arrays costs as much as recording them.
         parts = {
-            "reward": batch.reward[j, :length],
-            "reward of an agent": batch.agent_reward[j, :length],
-            "log-probability of an action": batch.log_prob[j, :length],
-            "observation": batch.obs[j, : length + 1],
-            "state": batch.state[j, : length + 1],
+            "reward": batch.reward,
+            "reward of an agent": batch.agent_reward,
+            "log-probability of an action": batch.log_prob,
+            "observation": batch.obs,
+            "state": batch.state,
         }
         for what, values in parts.items():
             if not np.isfinite(values).all():

@@ -14,6 +14,7 @@ from phalanx.cluster.chunk import Chunk as Chunk
 from phalanx.cluster.chunk import ChunkStats as ChunkStats
 from phalanx.cluster.recorder import Harvest, Recorder, Rows
 from phalanx.configs.settings import RunSettings
+from phalanx.envs.faults import reset_env, step_env
 from phalanx.envs.registry import make_env
 from phalanx.envs.seeding import EpisodeSeeds, Purpose, generator
 from phalanx.envs.team import Obs, Step, TeamEnv, TeamPolicy
@@ -115,7 +116,7 @@ class Rollout:
 
     def _begin(self, one: _Stream, seeds: Sequence[EpisodeSeeds], rng: np.random.Generator) -> None:
         started = perf_counter()
-        one.seen = one.env.reset(seeds)
+        one.seen = reset_env(one.env, seeds)
         one.env_s += perf_counter() - started
         one.memory = self._policy.initial_state(self._num_envs)
         one.rng = rng
@@ -128,7 +129,7 @@ class Rollout:
         t0 = perf_counter()
         actions = self._policy.act(seen.obs, one.memory, seen.avail, one.rng, epsilon)
         t1 = perf_counter()
-        step = one.env.step(actions)
+        step = step_env(one.env, actions)
         t2 = perf_counter()
         one.policy_s += t1 - t0
         one.env_s += t2 - t1
@@ -142,6 +143,7 @@ class Rollout:
     def _chunk(
         self, one: _Stream, harvest: Harvest, stream: int, sequence: int, epsilon: float, started: float
     ) -> Chunk:
+        one.recorder.settle()
         m = harvest.count
         batch = harvest.result()
         total = perf_counter() - started

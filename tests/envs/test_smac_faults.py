@@ -36,6 +36,7 @@ def record(env: Smac, steps: int, seed: int = 0) -> tuple[Harvest, int]:
             recorder.collect(rows, rows, step, harvest)
             ended += len(rows)
         obs = step.next
+    recorder.settle()
     return harvest, ended
 
 
