@@ -75,6 +75,10 @@ class ActingNetworks(nn.Module, ABC):
         """The layers, for `step`: who makes many steps with the same parameters asks once."""
 
     @abstractmethod
+    def for_acting(self, layers: Layers) -> Layers:
+        """`layers` as they are best given to `step` for many steps without gradients."""
+
+    @abstractmethod
     def step(self, inputs: Tensor, state: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
         """One step. inputs: [E·n, I], state: [1, E·n, *state_shape]. Returns outputs [1, E·n, X] and the new state."""
 
@@ -122,6 +126,9 @@ class Actors(ActingNetworks):
 
     def chosen(self) -> Layers:
         return self.network.chosen()
+
+    def for_acting(self, layers: Layers) -> Layers:
+        return self.network.for_acting(layers)
 
     def step(self, inputs: Tensor, state: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
         return self.network.step(inputs, state, layers)
@@ -194,6 +201,9 @@ class GroupedActors(ActingNetworks):
             )
 
         return {name: (each(name, 0), each(name, 1)) for name in parts[0]}
+
+    def for_acting(self, layers: Layers) -> Layers:
+        return self.of_group(0).for_acting(layers)
 
     def step(self, inputs: Tensor, state: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
         """All agents in one batched pass, whatever the groups."""

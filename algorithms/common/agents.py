@@ -7,8 +7,11 @@ from torch import Tensor
 
 from phalanx.algorithms.common.gru import gru_sequence, gru_step
 from phalanx.algorithms.common.linear import affine
+from phalanx.algorithms.common.native.act import act_kernel
 from phalanx.algorithms.common.networks.base import AgentNetworks, Layers
 from phalanx.algorithms.common.networks.plan import Plan
+
+PACKED = "packed"  # all layers together, as the compiled step wants them
 
 
 class RecurrentAgents(AgentNetworks):
@@ -38,7 +41,17 @@ class RecurrentAgents(AgentNetworks):
     def unroll_from(self, x: Tensor, state: Tensor, layers: Layers) -> Tensor:
         return self.unroll(x, layers, state)[0]
 
+    def for_acting(self, layers: Layers) -> Layers:
+        kernel = act_kernel(layers["fc1"][0], self.hidden)
+        if kernel is None:
+            return layers
+        parts = (layers[name] for name in ("fc1", "input_gates", "recurrent_gates", "fc2"))
+        return {**layers, PACKED: kernel.packed(*parts)}
+
     def advance(self, x: Tensor, state: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
+        kernel = act_kernel(x, self.hidden) if PACKED in layers else None
+        if kernel is not None:
+            return kernel.step(x, state, layers[PACKED], self.outputs)
         gates = affine(torch.relu(affine(x, *layers["fc1"])), *layers["input_gates"])
         hidden = gru_step(gates, state, *layers["recurrent_gates"])
         return affine(hidden, *layers["fc2"]), hidden

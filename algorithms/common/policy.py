@@ -17,7 +17,7 @@ from phalanx.algorithms.common.actors import ActingNetworks
 from phalanx.algorithms.common.networks.base import AgentNetworks, Layers
 from phalanx.algorithms.common.networks.view import action_size
 from phalanx.algorithms.common.noise import noisy
-from phalanx.algorithms.common.targets import mask_unavailable
+from phalanx.algorithms.common.targets import UNAVAILABLE
 from phalanx.envs.team import Bools, Floats, TeamSpec
 
 Networks = TypeVar("Networks", AgentNetworks, ActingNetworks)
@@ -25,10 +25,13 @@ Networks = TypeVar("Networks", AgentNetworks, ActingNetworks)
 
 @dataclass
 class RecurrentState:
-    """hidden: [K, E·N, …], the networks' memory; inputs: [E, N, O+A+N], of which last actions and ids are kept."""
+    """hidden: [K, E·N, …], the networks' memory; inputs: [E, N, O+A+N], of which last actions and ids are kept.
+
+    What is done to these few numbers between two forwards is numpy's, whose calls cost half of what torch's do.
+    """
 
     hidden: Tensor
-    inputs: Tensor
+    inputs: Floats
 
 
 class NetworkPolicy(Policy, Generic[Networks]):
@@ -43,7 +46,8 @@ class NetworkPolicy(Policy, Generic[Networks]):
         self.agents.requires_grad_(False)
         self._input_noise = input_noise
         self._layers: Layers | None = None  # generated or gathered once for all steps with the same weights
-        self._first = agents.initial_state(1)  # [K, 1, …]
+        self._first: Floats = agents.initial_state(1).numpy()[:, :, None]  # [K, 1, 1, …]
+        self._one_hot = np.eye(spec.n_actions, dtype=np.float32)
         self._last_actions = slice(spec.obs_dim, spec.obs_dim + action_size(spec))
 
     def load_weights(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -52,35 +56,30 @@ class NetworkPolicy(Policy, Generic[Networks]):
 
     def initial_state(self, num_envs: int) -> RecurrentState:
         n, ids = self.spec.n_agents, self._last_actions.stop
-        inputs = torch.zeros(num_envs, n, ids + n)
-        inputs[..., ids:] = torch.eye(n)
+        inputs = np.zeros((num_envs, n, ids + n), np.float32)
+        inputs[..., ids:] = np.eye(n)
         return RecurrentState(self.agents.initial_state(num_envs * n), inputs)
 
-    @torch.inference_mode()
     def reset_rows(self, state: RecurrentState, rows: npt.NDArray[Any]) -> None:
-        index = torch.from_numpy(np.atleast_1d(rows))
-        rows_of = (self.agents.members, -1, self.spec.n_agents, *self.agents.state_shape)
         if state.hidden.numel():
-            state.hidden.view(rows_of)[:, index] = self._first.unsqueeze(1)
-        state.inputs[index, :, self._last_actions] = 0
+            rows_of = (self.agents.members, -1, self.spec.n_agents, *self.agents.state_shape)
+            state.hidden.view(rows_of).numpy()[:, np.atleast_1d(rows)] = self._first
+        state.inputs[rows, :, self._last_actions] = 0
 
     def outputs(self, obs: Floats, state: RecurrentState, rng: np.random.Generator) -> Tensor:
         """What the networks give for obs [E, N, O], [K, E, N, X]; `state` moves on."""
         envs, n = obs.shape[:2]
-        state.inputs[..., : self.spec.obs_dim] = torch.from_numpy(obs)
+        state.inputs[..., : self.spec.obs_dim] = obs
         if self._layers is None:
-            self._layers = self.agents.chosen()
-        inputs = noisy(state.inputs.view(envs * n, -1), self._input_noise, rng)
+            self._layers = self.agents.for_acting(self.agents.chosen())
+        inputs = noisy(torch.from_numpy(state.inputs).view(envs * n, -1), self._input_noise, rng)
         outputs, state.hidden = self.agents.step(inputs, state.hidden, self._layers)
         return outputs.view(len(outputs), envs, n, -1)
 
     def remember(self, state: RecurrentState, actions: npt.NDArray[Any]) -> None:
         """The actions [E, N] or [E, N, D], which agents see next."""
-        last_actions = state.inputs[..., self._last_actions]
-        if self.spec.discrete:
-            last_actions.zero_().scatter_(-1, torch.from_numpy(actions).unsqueeze(-1), 1.0)
-        else:
-            last_actions.copy_(torch.from_numpy(actions))
+        shown = self._one_hot[actions] if self.spec.discrete else actions
+        state.inputs[..., self._last_actions] = shown
 
 
 class ValuePolicy(NetworkPolicy[AgentNetworks]):
@@ -92,8 +91,8 @@ class ValuePolicy(NetworkPolicy[AgentNetworks]):
     ) -> npt.NDArray[np.int64]:
         values = self.outputs(obs, state, rng)
         mean = values[0] if self.agents.members == 1 else values.mean(0)
-        greedy = mask_unavailable(mean, torch.from_numpy(avail)).argmax(-1)
-        actions = explore(greedy.numpy(), avail, rng, epsilon)
+        greedy = np.where(avail, mean.numpy(), UNAVAILABLE).argmax(-1)
+        actions = explore(greedy, avail, rng, epsilon)
         self.remember(state, actions)
         return actions
 
@@ -105,7 +104,9 @@ def explore(
     if epsilon <= 0:
         return greedy
     draws = rng.random((2, *greedy.shape))
-    counts = avail.cumsum(axis=-1)  # the k-th available action is the first whose count exceeds k - 1
-    chosen = np.floor(draws[1] * counts[..., -1]).astype(np.int64)
-    random = (counts <= chosen[..., None]).sum(axis=-1)
-    return np.where(draws[0] < epsilon, random, greedy)
+    anew = draws[0] < epsilon
+    counts = avail[anew].cumsum(axis=-1)  # the k-th available action is the first whose count exceeds k - 1
+    chosen = np.floor(draws[1, anew] * counts[..., -1])
+    actions = greedy.copy()
+    actions[anew] = (counts <= chosen[..., None]).sum(axis=-1)
+    return actions

@@ -115,7 +115,7 @@ def test_last_actions_and_ids_stay_what_they_are() -> None:
         actions = policy.act(
             np.zeros((2, SPEC.n_agents, SPEC.obs_dim), np.float32), state, avail, np.random.default_rng(0), 0.0
         )
-    rest = state.inputs[..., SPEC.obs_dim :].numpy()
+    rest = state.inputs[..., SPEC.obs_dim :]
     np.testing.assert_array_equal(rest[..., : SPEC.n_actions], np.eye(SPEC.n_actions)[actions])
     np.testing.assert_array_equal(rest[..., SPEC.n_actions :], np.tile(np.eye(SPEC.n_agents), (2, 1, 1)))
 

@@ -170,6 +170,10 @@ class AgentNetworks(nn.Module, ABC):
             layers[name] = selected(weight, index), selected(bias, index)
         return layers
 
+    def for_acting(self, layers: Layers) -> Layers:
+        """`layers` as they are best given to `step` for many steps without gradients."""
+        return layers
+
     # -- stacks -----------------------------------------------------------------------------------------------------
 
     @property
