@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from phalanx.algorithms.adaptive import Adaptation, measurement
 from phalanx.algorithms.base import EVERYTHING, Algorithm, Capabilities, Metrics, OptimiserStep, TensorBatch, Weights
 from phalanx.algorithms.common.agents import agent_inputs
+from phalanx.algorithms.common.beside import Branch
 from phalanx.algorithms.common.copies import approach, frozen_copy
 from phalanx.algorithms.common.diagnostics import value_diagnostics
 from phalanx.algorithms.common.ensembles import draw_members
@@ -276,10 +277,11 @@ class ValueMixing(Algorithm):
 
     def online_terms(self, prepared: Prepared) -> Terms:
         """What the trained networks say: everything of `Terms` but the target and the losses."""
+        weights = Branch(lambda: self.mixer.generate(prepared.state[:-1].flatten(0, 1)))
         values = self.agents(prepared.inputs).view(-1, *prepared.avail.shape)
         mean_values = values.squeeze(0) if values.shape[0] == 1 else values.mean(0)
         chosen = take(mean_values[:-1], prepared.actions)
-        generated = self.mixer.generate(prepared.state[:-1].flatten(0, 1))
+        generated = weights.result()
         q_tot = self.mix(self.mixer, chosen, generated)
         greedy = mask_unavailable(mean_values.detach(), prepared.avail).argmax(-1)
         return Terms(prepared, values, mean_values, greedy, chosen, q_tot, generated)

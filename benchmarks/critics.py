@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import emit
-from benchmarks.learner import ENVIRONMENT, SPREAD_LIKE, random_batch, team_spec
+from benchmarks.learner import ENVIRONMENT, SPREAD_LIKE, one_core, random_batch, team_spec
 from phalanx.algorithms.actor_critic import ActorCritic
 from phalanx.cluster.learner import Learner
 from phalanx.cluster.run_folder import CATALOGUE
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--algorithm", default="maddpg")
     parser.add_argument("--network", default="gru")
     chosen = parser.parse_args()
-    torch.set_num_threads(1)
+    one_core()
     batch = random_batch(team_spec(**SPREAD_LIKE))
     one, many = (make_learner(chosen.algorithm, chosen.network, members) for members in (ONE, MANY))
     variants: dict[str, Callable[[], object]] = {

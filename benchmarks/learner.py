@@ -55,6 +55,12 @@ def settings(algorithm: dict[str, Any]) -> RunSettings:
     return run_from_dict({"env": {"name": "simple_spread"}, "algorithm": algorithm}, catalogue=CATALOGUE)
 
 
+def one_core() -> None:
+    """One torch thread on one core: where there are more, the learner lets others compute beside."""
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
 def medians_ms(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median milliseconds of each variant. A learner makes update after update, so each round runs a variant some
     times in a row and does not count the first, which finds the caches full of the other's data."""
@@ -116,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
-    torch.set_num_threads(1)
+    one_core()
     for row in (
         against_cells(SMAC_LIKE, rounds),
         against_cells(SPREAD_LIKE, rounds * 3),

@@ -12,9 +12,7 @@ import json
 import os
 import sys
 
-import torch
-
-from benchmarks.learner import ENVIRONMENT, SMAC_LIKE, medians_ms, random_batch, settings, team_spec
+from benchmarks.learner import ENVIRONMENT, SMAC_LIKE, medians_ms, one_core, random_batch, settings, team_spec
 from phalanx.algorithms.registry import ALGORITHMS
 from phalanx.algorithms.value_mixing import ValueMixing
 from phalanx.cluster.learner import Learner
@@ -48,7 +46,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--methods", default=",".join(ALGORITHMS), help="names, separated by commas; default: all")
     chosen = parser.parse_args()
-    torch.set_num_threads(1)
+    one_core()
     for row in measure(chosen.methods.split(","), chosen.rounds):
         print(json.dumps(row), flush=True)
 

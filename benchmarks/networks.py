@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.learner import ENVIRONMENT, SMAC_LIKE, medians_ms, random_batch, team_spec
+from benchmarks.learner import ENVIRONMENT, SMAC_LIKE, medians_ms, one_core, random_batch, team_spec
 from benchmarks.plain_networks import asn_step, atm_step, gru_step, updet_step
 from phalanx.algorithms.common.agents import RecurrentAgents
 from phalanx.algorithms.common.networks.asn import ASNAgents
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--sharing", default="full_id")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    one_core()
     for network in arguments.networks.split(","):
         row = against_steps(network, arguments.sharing, arguments.rounds)
         print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}), flush=True)

@@ -11,11 +11,9 @@ import argparse
 import os
 import sys
 
-import torch
-
 from benchmarks.common import emit
 from benchmarks.critics import medians_ms
-from benchmarks.learner import ENVIRONMENT
+from benchmarks.learner import ENVIRONMENT, one_core
 from phalanx.cluster.learner import Learner
 from phalanx.cluster.rollout import Rollout
 from phalanx.cluster.run_folder import CATALOGUE
@@ -59,7 +57,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--run", default="omdpg_stag_hunt_het", help="a shipped run of OMDPG")
     chosen = parser.parse_args()
-    torch.set_num_threads(1)
+    one_core()
     measure(chosen.run, chosen.rounds)
 
 

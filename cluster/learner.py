@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from phalanx.algorithms.base import Metrics, OptimiserStep, TensorBatch, Weights
 from phalanx.algorithms.common.batch import EpisodeBatch, EpisodeErrors, PrioritisedBatch
+from phalanx.algorithms.common.beside import Lender, lent
 from phalanx.algorithms.registry import make_algorithm
 from phalanx.configs.errors import RunFailed, UserError
 from phalanx.configs.settings import AlgorithmSettings, Device, RunSettings
@@ -61,9 +63,14 @@ def make_optimiser(
     return torch.optim.RMSprop(parameters, lr=lr, alpha=0.99, eps=1e-5, foreach=True)
 
 
-def one_thread() -> ThreadPoolExecutor:
+def one_thread(name: str) -> ThreadPoolExecutor:
     """A thread with as many torch threads as this one."""
-    return ThreadPoolExecutor(1, "prepare", initializer=use_threads, initargs=(torch.get_num_threads(),))
+    return ThreadPoolExecutor(1, name, initializer=use_threads, initargs=(torch.get_num_threads(),))
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def flattened(parameters: Sequence[torch.nn.Parameter]) -> torch.nn.Parameter:
@@ -102,7 +109,9 @@ class Learner:
             for name, parameters in self.algorithm.parameter_groups().items()
         }
         self._rng = generator(run.seed, Purpose.LEARNER)
-        self._beside = one_thread() if self.device.type == "cpu" else None
+        aside = self.device.type == "cpu" and cores() > 1
+        self._ahead = one_thread("prepare") if aside else None
+        self._lender = Lender(one_thread("beside")) if aside else None
         self._last_batch: TensorBatch | None = None  # for the report's diagnostics
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -127,7 +136,8 @@ class Learner:
         suspects: list[tuple[int, Metrics]] = []
         on_gpu = self.device.type == "cuda"
         for prepared in self._prepared(batches):
-            metrics = self._update_once(prepared, errors)
+            with lent(self._lender):
+                metrics = self._update_once(prepared, errors)
             if on_gpu:
                 suspects.append((self.updates, metrics))
             self._add(metrics)
@@ -142,11 +152,11 @@ class Learner:
         waiting: deque[Future[Any]] = deque()
         for k, batch in enumerate(batches):
             prepared = waiting.popleft().result() if waiting else self._prepare(batch)
-            if self._beside is not None:
+            if self._ahead is not None:
                 for ahead in range(len(waiting) + 1, min(AHEAD, len(batches) - 1 - k) + 1):
                     if self.algorithm.moves_targets(self.updates + ahead):
                         break
-                    waiting.append(self._beside.submit(self._prepare, batches[k + ahead]))
+                    waiting.append(self._ahead.submit(self._prepare, batches[k + ahead]))
             yield prepared
 
     def _prepare(self, batch: EpisodeBatch) -> Any:
@@ -177,6 +187,8 @@ class Learner:
         # Into these parameters alone: an actor's loss goes through a critic that it must not move.
         only = group.parameters if len(self._groups) > 1 else None
         step.loss.backward(inputs=only)  # type: ignore[no-untyped-call]
+        if self._lender is not None:
+            self._lender.join()
         norm = torch.nn.utils.clip_grad_norm_(group.flat, self.run.algorithm.grad_norm_clip)
         metrics["grad_norm" if len(self._groups) == 1 else f"grad_norm_{step.group}"] = norm
         if on_cpu and not math.isfinite(norm.item()):

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from phalanx.algorithms.common.beside import Later
 from phalanx.algorithms.common.linear import affine, product
 from phalanx.algorithms.common.native import GRUKernel, gru_kernel
 
@@ -81,11 +82,13 @@ class _CompiledSequence(torch.autograd.Function):
         # The input's part differs from the recurrent one in the new gate alone, which the reset does not scale: of new,
         # reset, update, new the first three are the input's, the last three the recurrent's.
         of_input, of_recurrent = flat[..., : 3 * size], flat[..., size:]
+        before = hidden[:, :-1].reshape(members, steps * rows, size)
+        d_weight_hh = Later(lambda: product(of_recurrent.transpose(1, 2), before))
         d_bias = flat.sum(1)
         d_weight_ih = product(of_input.transpose(1, 2), x.reshape(members, steps * rows, -1)).roll(-size, 1)
-        d_weight_hh = product(of_recurrent.transpose(1, 2), hidden[:, :-1].reshape(members, steps * rows, size))
         d_x = product(of_input, weight_ih.roll(size, 1)).view_as(x) if ctx.needs_input_grad[0] else None
-        return d_x, d_weight_ih, d_weight_hh, d_bias[:, : 3 * size].roll(-size, 1), d_bias[:, size:], None, None
+        d_input_bias = d_bias[:, : 3 * size].roll(-size, 1)
+        return d_x, d_weight_ih, d_weight_hh.result(), d_input_bias, d_bias[:, size:], None, None
 
 
 class _GRUSequence(torch.autograd.Function):

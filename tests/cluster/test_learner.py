@@ -65,6 +65,19 @@ def test_the_global_generator_is_left_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.parametrize(
+    "algorithm", ["vdn", "qmix", "demar", "ow_qmix", "res", "sub_avg_qmix", "qtran_base", "maddpg"]
+)
+def test_a_second_core_changes_nothing(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = []
+    for cores in (1, 2):
+        monkeypatch.setattr("phalanx.cluster.learner.cores", lambda cores=cores: cores)
+        learner = Learner(run_of(algorithm), fakes.SPEC)
+        assert learner.update(batches(5)) == 5
+        outcomes.append(bits(learner))
+    assert outcomes[0] == outcomes[1]
+
+
 @pytest.mark.parametrize("algorithm", ["qmix", "demar"])
 @pytest.mark.parametrize("optimiser", ["rmsprop", "adam"])
 def test_a_saved_learner_continues_to_the_bit(algorithm: str, optimiser: str) -> None:
