@@ -11,6 +11,7 @@ from pydantic import Field
 
 from phalanx.configs.errors import UserError
 from phalanx.envs.importing import import_library
+from phalanx.envs.mamujoco_views import quickened
 from phalanx.envs.parallel import Source
 from phalanx.envs.parallel_settings import ParallelSettings
 from phalanx.envs.parallel_team import ParallelTeam
@@ -74,7 +75,7 @@ class MaMuJoCo(ParallelTeam):
         source = Source(
             name=f"mamujoco:{settings.scenario}-{settings.agent_conf}",
             label=f"env.scenario={settings.scenario} env.agent_conf={settings.agent_conf}",
-            make=lambda: _keeping_state(library.parallel_env(**arguments)),
+            make=lambda: quickened(_keeping_state(library.parallel_env(**arguments))),
             arguments=settings.kwargs,
             packages=("gymnasium-robotics", "mujoco", "gymnasium", "pettingzoo"),
             groups=dict.fromkeys(kinds, "all") if settings.groups == "none" else kinds,

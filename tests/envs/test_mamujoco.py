@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from phalanx.configs.errors import UserError
+from phalanx.envs import mamujoco
 from phalanx.envs.check import check_env
 from phalanx.envs.mamujoco import MaMuJoCo
+from phalanx.envs.mamujoco_views import Views
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
 
 LIBRARY = "gymnasium_robotics"
@@ -107,6 +109,44 @@ def test_an_episode_is_that_of_the_body_with_all_joints_moved_at_once(
         if terminated:
             break
         obs = step.next
+
+
+@pytest.mark.parametrize("obsk", [0, 1, 2])
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        "Walker2d 6x1",
+        "Hopper 3x1",
+        "HalfCheetah 2x3",
+        "Ant 4x2",
+        "Ant 2x4d",
+        "Humanoid 9|8",
+        "Reacher 2x1",
+        "Swimmer 2x1",
+    ],
+)
+def test_agents_see_and_do_to_the_bit_what_the_library_says(scenario: str, obsk: int) -> None:
+    name, conf = scenario.split()
+    env = team(scenario=name, agent_conf=conf, agent_obsk=obsk)
+    library, arguments, _ = mamujoco.library_arguments(MaMuJoCo.Settings(scenario=name, agent_conf=conf))
+    ours, theirs = env._envs[0], library.parallel_env(**{**arguments, "agent_obsk": obsk})
+    assert isinstance(ours._get_obs, Views), "quick ways do not fit this version of the library"
+    assert_same = np.testing.assert_equal
+    assert_same(ours.reset(seed=1)[0], theirs.reset(seed=1)[0])
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        actions = {agent: rng.uniform(-3, 3, theirs.action_space(agent).shape) for agent in theirs.possible_agents}
+        whole = ours.map_local_actions_to_global_action(actions)
+        np.testing.assert_array_equal(whole, theirs.map_local_actions_to_global_action(actions))
+        assert_same(ours.step(actions)[:4], theirs.step(actions)[:4])
+
+
+def test_what_is_not_a_number_is_no_action() -> None:
+    env = team(**WALKER)._envs[0]
+    env.reset(seed=0)
+    actions = {agent: np.array([np.nan if agent == "agent_2" else 0.0]) for agent in env.possible_agents}
+    with pytest.raises(AssertionError, match="undefined"):
+        env.step(actions)
 
 
 @pytest.mark.parametrize(
