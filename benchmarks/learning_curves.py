@@ -44,7 +44,7 @@ EXPERIMENTS: dict[str, tuple[Line, ...]] = {
     "spread": (
         Line("MAPPO", "mappo_spread", SPREAD),
         Line("IPPO", "ippo_spread", SPREAD),
-        Line("QMIX", "qmix_spread", SPREAD),
+        Line("QMIX", "qmix_spread_learning", SPREAD),
     ),
     "drift": (Line("HAPPO", "happo_world", WORLD), Line("HAPPO, groups", "happo_world_groups", WORLD)),
     "policies_tag": (Line("MADDPG", "maddpg_tag"), Line("MASAC", "masac_tag")),
