@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phalanx.configs.errors import UserError
+from phalanx.envs.smax_import import import_smax
 from phalanx.envs.smax_random import unrolled_threefry
 from phalanx.envs.smax_scenarios import Scenario, Sizes
 from phalanx.envs.team import Floats, Ints, Obs
@@ -90,7 +91,7 @@ def load() -> tuple[Any, Any]:
         jax = importlib.import_module("jax")
         _configure(jax)  # before jaxmarl, whose modules compute when they are imported
         with _kept_streams():
-            smax = importlib.import_module("jaxmarl.environments.smax")
+            smax = import_smax()
     except ModuleNotFoundError as error:
         raise UserError(
             f"env.name=smax needs {error.name}, which is not installed: pip install 'phalanx-marl[smax]', or"

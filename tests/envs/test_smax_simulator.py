@@ -174,3 +174,13 @@ def test_importing_is_quiet_and_lazy() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "'' False\n"
+
+
+def test_only_smax_is_imported_and_the_rest_can_be_later() -> None:
+    code = (
+        "import sys; from phalanx.envs.smax_simulator import load; _, smax = load();"
+        "assert not [m for m in sys.modules if m.startswith('jaxmarl') and 'storm' in m], 'all was imported';"
+        "assert 'jaxmarl' not in sys.modules; import jaxmarl;"
+        "assert type(jaxmarl.make('HeuristicEnemySMAX')) is smax.HeuristicEnemySMAX"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
