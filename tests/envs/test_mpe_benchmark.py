@@ -1,4 +1,4 @@
-"""`python -m benchmarks.envs` runs and prints what its users read. Its figures are never asserted here."""
+"""`python -m benchmarks.envs` and `benchmarks.opponents` run; their figures are never asserted here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from benchmarks.opponents import play
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,3 +30,9 @@ def test_every_row_is_one_json_line_with_its_ratio_to_mpe2() -> None:
     }
     for row in own:
         assert abs(row["times_mpe2"] * raw[row["task"]] / row["env_steps_per_s"] - 1) < 0.01
+
+
+@pytest.mark.parametrize("task", ["simple_world", "simple_tag"])
+def test_prey_are_compared_on_the_same_episodes(task: str) -> None:
+    twice = [play(task, "scripted", prey, 32) for prey in ("random", "scripted", "random")]
+    assert twice[0] == twice[2] and twice[1]["contacts"] < twice[0]["contacts"]
