@@ -64,14 +64,16 @@ class Sleepy(BatchedTeamEnv):
     def _advance(self, actions: npt.NDArray[Any]) -> tuple[Floats, Bools, dict[str, npt.NDArray[Any]]]:
         if self._wait_s:
             time.sleep(self._wait_s)
-        paid = (np.asarray(actions) == self._coins[:, None]).mean(axis=1, dtype=np.float32)
+        right = np.asarray(actions) == self._coins[:, None]
+        paid: Floats = np.add.reduce(right, axis=1, dtype=np.float32) / np.float32(self.spec.n_agents)
         return paid, np.zeros(self.num_envs, np.bool_), {}
 
     def _observe(self) -> Obs:
         e, n = self.num_envs, self.spec.n_agents
-        state = np.stack([self._coins, self._elapsed / self.spec.episode_limit], axis=1).astype(np.float32)
+        state = np.empty((e, 2), np.float32)
+        state[:, 0], state[:, 1] = self._coins, self._elapsed / self.spec.episode_limit
         return Obs(
-            obs=np.repeat(state[:, None], n, axis=1),
+            obs=state[:, None].repeat(n, axis=1),
             state=state,
             avail=np.ones((e, n, 2), np.bool_),
             alive=np.ones((e, n), np.bool_),

@@ -105,6 +105,8 @@ def explore(
         return greedy
     draws = rng.random((2, *greedy.shape))
     anew = draws[0] < epsilon
+    if not anew.any():
+        return greedy
     counts = avail[anew].cumsum(axis=-1)  # the k-th available action is the first whose count exceeds k - 1
     chosen = np.floor(draws[1, anew] * counts[..., -1])
     actions = greedy.copy()

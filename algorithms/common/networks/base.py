@@ -146,8 +146,10 @@ class AgentNetworks(nn.Module, ABC):
         """One step of all members. inputs: [M, O+A+N], state: [K, M, *state_shape]. Returns values [K, M, A] and the
         new state. `layers`: what `chosen()` gave; who makes many steps with the same parameters asks once."""
         layers = self.chosen() if layers is None else layers
-        x = self._arranged(inputs.unsqueeze(0)).squeeze(1)
-        x = x.repeat(self.members, 1, 1) if self.split else x.expand(self.members, -1, -1)
+        if self.split:
+            x = self._arranged(inputs.unsqueeze(0)).squeeze(1).repeat(self.members, 1, 1)
+        else:
+            x = (inputs if self.view is None else self.view.cut(inputs)).expand(self.members, -1, -1)
         values, after = self.advance(x, self._apart(state), layers)
         return self._together(values), self._together(after)
 
