@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phalanx.configs.errors import UserError
+from phalanx.configs.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from phalanx.cluster.evaluation import EvaluationResult
@@ -31,10 +32,10 @@ _GIF_EPISODES = 3
 
 def evaluate(folder: Path, episodes: int, gif: Path | None, as_json: bool) -> int:
     """Greedy episodes with the newest intact checkpoint; with `as_json`, stdout gets one line and nothing else."""
-    from phalanx.cluster.render import require_picture_path
+    from phalanx.cluster.render import require_output_path
 
     if gif is not None:
-        require_picture_path(gif, (".gif",), "--gif")
+        require_output_path(gif, (".gif",), "--gif")
     with _stdout_to_stderr() if as_json else contextlib.nullcontext():
         from phalanx.cluster.evaluation import Evaluator
         from phalanx.cluster.learner import use_threads
@@ -120,11 +121,11 @@ def plot(folders: Sequence[Path], out: Path, metric: str | None, diagnostics: bo
     """Draws learning curves, or with `diagnostics` the learner's figures, into the picture `out`."""
     from phalanx.cluster.plot import plot
     from phalanx.cluster.plot_diagnostics import plot_diagnostics
-    from phalanx.cluster.render import require_picture_path
+    from phalanx.cluster.render import require_output_path
 
     if metric is not None and diagnostics:
         raise UserError("--metric and --diagnostics exclude each other: --diagnostics draws all figures of the learner")
-    require_picture_path(out, (".png", ".pdf", ".svg"), "--out")
+    require_output_path(out, (".png", ".pdf", ".svg"), "--out")
     keys = plot_diagnostics(folders, out) if diagnostics else plot(folders, out, metric)
     print(f"{out}: {', '.join(keys)}")
     return 0
@@ -196,15 +197,8 @@ def _run_of_environment(spec: str, overrides: Sequence[str]) -> RunSettings:
         return load_run(spec, overrides, catalogue=CATALOGUE)
     raise UserError(
         f"{spec!r} is neither an environment ({', '.join(ENVIRONMENTS)}) nor a class module:Class nor a"
-        f" shipped run ({', '.join(shipped_runs())}) nor a YAML file{_did_you_mean(spec, names)}"
+        f" shipped run ({', '.join(shipped_runs())}) nor a YAML file{did_you_mean(spec, names)}"
     )
-
-
-def _did_you_mean(wrong: str, names: Sequence[str]) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(wrong, names, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _film(team: TrainedTeam, episodes: int, gif: Path) -> None:

@@ -13,6 +13,7 @@ from phalanx.cluster.metrics import Row, evaluation_metrics
 from phalanx.cluster.render import make_drawn_env
 from phalanx.configs.errors import RunFailed
 from phalanx.configs.settings import RunSettings
+from phalanx.envs.faults import reset_env, step_env
 from phalanx.envs.registry import make_env
 from phalanx.envs.seeding import EpisodeSeeds, Purpose, generator
 from phalanx.envs.team import Bools, Floats, Step, TeamEnv, TeamPolicy
@@ -73,7 +74,7 @@ class Evaluator:
             self._env = self._make_env(episodes)
         env, count = self._env, self._env.num_envs
         tally = _Tally(env, episodes)
-        seen = env.reset([EpisodeSeeds(seed, Purpose.EVALUATION, e) for e in range(count)])
+        seen = reset_env(env, [EpisodeSeeds(seed, Purpose.EVALUATION, e) for e in range(count)])
         memory = self._policy.initial_state(count)
         rng = generator(seed, Purpose.EVALUATION)  # greedy: nothing but noise (env.noise.demar) is drawn from it
         first: list[int] | None = None
@@ -81,7 +82,7 @@ class Evaluator:
             actions = self._policy.act(seen.obs, memory, seen.avail, rng, 0.0)
             if first is None and self.spec.env_name == "matrix":
                 first = [int(action) for action in actions[0]]
-            step = env.step(actions)
+            step = step_env(env, actions)
             ended = tally.add(step)
             if len(ended):
                 self._policy.reset_rows(memory, ended)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.settings import EnvSettings
+from phalanx.envs.faults import reset_env, step_env
 from phalanx.envs.registry import make_env
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
 from phalanx.envs.team import Step, TeamEnv, TeamPolicy
@@ -25,7 +26,7 @@ _COLOURS = 128
 _LARGEST = 512  # pixels
 
 
-def require_picture_path(path: Path, suffixes: Sequence[str], option: str) -> None:
+def require_output_path(path: Path, suffixes: Sequence[str], option: str) -> None:
     """Refuses, before any work is done, a path that no picture can be written to. An existing picture is replaced;
     anything else that exists is not, because its name ends differently or it is a folder."""
     allowed = " or ".join(suffixes)
@@ -63,7 +64,7 @@ def play_frames(env: TeamEnv, policy: TeamPolicy, episodes: int, run_seed: int) 
 
 
 def _frames(env: TeamEnv, policy: TeamPolicy, episodes: int, run_seed: int) -> list[Frame]:
-    obs = env.reset([EpisodeSeeds(run_seed, Purpose.EVALUATION, e) for e in range(env.num_envs)])
+    obs = reset_env(env, [EpisodeSeeds(run_seed, Purpose.EVALUATION, e) for e in range(env.num_envs)])
     policy.reset(env.num_envs)
     frames: list[Frame] = []
     for episode in range(episodes):
@@ -71,7 +72,7 @@ def _frames(env: TeamEnv, policy: TeamPolicy, episodes: int, run_seed: int) -> l
         frames.append(line.above(_picture(env)))
         ended = False
         while not ended:
-            step = env.step(policy.act(obs.obs, obs.avail))
+            step = step_env(env, policy.act(obs.obs, obs.avail))
             obs, ended = step.next, bool(step.ended[0])
             if step.ended.any():
                 policy.reset_rows(np.flatnonzero(step.ended))

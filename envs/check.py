@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from phalanx.envs.faults import FAULTS, in_words
 from phalanx.envs.findings import CHECKS, Findings, Problem, finite, typed, within
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
 from phalanx.envs.team import Obs, Step, TeamEnv, TeamSpec
@@ -149,8 +150,8 @@ class _Play:
     def run(self, length: int) -> _Play:
         try:
             self._run(length)
-        except Exception as error:
-            self._found.add("crash", f"{type(error).__name__}: {error}")
+        except FAULTS as error:
+            self._found.add("crash", in_words(error))
         return self
 
     def _run(self, length: int) -> None:

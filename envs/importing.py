@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import logging
+import pkgutil
 import re
+import sys
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
 from phalanx.configs.errors import UserError
+from phalanx.configs.nearest import did_you_mean
 
 LOG = logging.getLogger(__name__)
 _MODULE = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
@@ -32,9 +35,15 @@ def import_object(place: str, key: str, example: str) -> Any:
     found: Any = _imported(module, f"{key}={place}", key)
     for name in path.split("."):
         if not hasattr(found, name):
-            raise UserError(f"{key}={place}: {module} has no {path}")
+            raise UserError(f"{key}={place}: {module} has no {path}{did_you_mean(name, dir(found))}")
         found = getattr(found, name)
     return found
+
+
+def _siblings(module: str) -> list[str]:
+    """Names of the modules beside `module` in its package, where that could be imported."""
+    package = sys.modules.get(module.rpartition(".")[0])
+    return [found.name for found in pkgutil.iter_modules(getattr(package, "__path__", ()))]
 
 
 def import_library(module: str, needs: str) -> Any:
@@ -66,9 +75,10 @@ def _imported(module: str, shown: str, key: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = str(error.name)
         own = module == missing or module.startswith(missing + ".")
-        why = f"there is no module {missing}" if own else f"it needs {missing}, which is not installed"
+        near = did_you_mean(module.rpartition(".")[2], _siblings(module)) if own else ""
+        why = f"there is no module {missing}{near}" if own else f"it needs {missing}, which is not installed"
         raise UserError(
             f"{shown} cannot be imported: {why}; check the name, pip install it, or put its folder on PYTHONPATH"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module that asks to exit must not end the program without a word
         raise UserError(f"{shown} cannot be imported: {type(error).__name__}: {error}") from error

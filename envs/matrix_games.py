@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ GAMES: dict[str, list[list[float]]] = {
     "climbing": [[11, -30, 0], [-30, 7, 6], [0, 0, 5]],
 }
 PENALTY = -100.0
+LARGEST = float(np.finfo(np.float32).max)
 OBSERVATION = 5  # every agent, and the state, always sees five ones
 
 
@@ -157,9 +159,18 @@ def _number(value: Any, where: str) -> float:
             value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{where} must be a number, got {value!r}")
-    if not np.isfinite(np.float32(value)):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{where} must be finite, got {value!r}")
+    if abs(value) > LARGEST:
+        raise ValueError(f"{where} must lie within ±{LARGEST:.3g}, which float32 holds, got {_short(value)}")
     return float(value)
+
+
+def _short(value: float) -> str:
+    try:
+        return f"{float(value):g}"
+    except OverflowError:
+        return "a whole number with more than 308 digits"
 
 
 def _words(shape: tuple[int, ...]) -> str:

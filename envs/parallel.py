@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phalanx.configs.errors import UserError
+from phalanx.envs.faults import FAULTS, in_words
 
 PROBED_STEPS = 30
 FIRST_STEPS = 100
@@ -39,13 +40,17 @@ class Source:
             env = self.make()
         except UserError:
             raise
-        except Exception as error:
+        except FAULTS as error:
             raise UserError(
-                f"{self.label} cannot be made with {self.argument_key}={dict(self.arguments)}:"
-                f" {type(error).__name__}: {error}"
+                f"{self.label} cannot be made with {self.argument_key}={dict(self.arguments)}: {in_words(error)}"
             ) from error
-        if not getattr(env, "possible_agents", None):
+        names = getattr(env, "possible_agents", None)
+        if not names:
             raise UserError(f"{self.label}: the environment names no possible_agents, so the team is unknown")
+        if not all(isinstance(name, str) for name in names):
+            raise UserError(
+                f"{self.label}: possible_agents are {list(names)}, but agents are named by text: write '{names[0]}'"
+            )
         return env
 
 
@@ -92,7 +97,7 @@ def describe(env: Any, name: str, label: str) -> Agent:
     """Reads one agent's spaces; a UserError where its observations cannot be made numbers."""
     from gymnasium.spaces import Box, Dict, Discrete, flatdim
 
-    whole = env.observation_space(name)
+    whole, actions = _space(env, "observation_space", name, label), _space(env, "action_space", name, label)
     masked = isinstance(whole, Dict) and {"observation", "action_mask"} <= set(whole.spaces)
     space = whole["observation"] if masked else whole
     try:
@@ -103,9 +108,24 @@ def describe(env: Any, name: str, label: str) -> Agent:
             " a network cannot read them"
         ) from error
     plain = isinstance(space, Box) and len(space.shape) == 1 and not masked
-    actions = env.action_space(name)
     choices, first = (int(actions.n), int(actions.start)) if isinstance(actions, Discrete) else (0, 0)
     return Agent(name, size, plain, masked, space, actions, choices, first)
+
+
+def _space(env: Any, method: str, name: str, label: str) -> Any:
+    """The space that `env.method(name)` gives; a UserError where it gives none."""
+    from gymnasium.spaces import Space
+
+    try:
+        found = getattr(env, method)(name)
+    except FAULTS as error:
+        raise UserError(f"{label}: {method}({name!r}) failed: {in_words(error)}") from error
+    if not isinstance(found, Space):
+        raise UserError(
+            f"{label}: {method}({name!r}) is {found!r}, which is no space of Gymnasium (gymnasium.spaces): networks are"
+            " built by it"
+        )
+    return found
 
 
 def observed_range(agents: Sequence[Agent]) -> tuple[float, float] | None:
@@ -116,7 +136,8 @@ def observed_range(agents: Sequence[Agent]) -> tuple[float, float] | None:
     spaces = [agent.observation_space for agent in agents]
     if not all(isinstance(space, Box) and space.is_bounded() for space in spaces):
         return None
-    return float(min(0, *(space.low.min() for space in spaces))), float(max(0, *(space.high.max() for space in spaces)))
+    low, high = ([getattr(space, side) for space in spaces] for side in ("low", "high"))  # some may be empty
+    return float(min(part.min(initial=0) for part in low)), float(max(part.max(initial=0) for part in high))
 
 
 def choose_team(agents: list[Agent], wanted: list[str] | None) -> list[Agent]:
@@ -245,10 +266,8 @@ def try_out(env: Any, agents: Sequence[Agent], label: str) -> Facts:
         first, second = (_play(env, agents, label, seed, steps) for steps in (FIRST_STEPS, PROBED_STEPS))
     except UserError:
         raise
-    except Exception as error:
-        raise UserError(
-            f"{label}: the environment failed in its first steps: {type(error).__name__}: {error}"
-        ) from error
+    except FAULTS as error:
+        raise UserError(f"{label}: the environment failed in its first steps: {in_words(error)}") from error
     same = len(second) == min(len(first), PROBED_STEPS) and all(
         np.array_equal(a, b, equal_nan=True) and _same(s, t) for (a, s), (b, t) in zip(first, second, strict=False)
     )

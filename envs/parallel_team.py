@@ -205,7 +205,7 @@ class ParallelTeam(TeamEnv):
             orders.update(replies(e, live))
             observations, rewards, ends, cuts, infos = env.step(orders)
             self._elapsed[e] += 1
-            paid = [float(rewards.get(name, 0.0)) if together or name in live else 0.0 for name in self._team_order]
+            paid = self._paid(rewards, live)
             pay.append(paid)
             reward.append(self._team_reward(paid, live))
             left = self._left(env, ends, cuts)
@@ -269,6 +269,15 @@ class ParallelTeam(TeamEnv):
         if any(ends.values()) or any(cuts.values()):
             return frozenset(name for name in present if not (ends.get(name) or cuts.get(name)))
         return present
+
+    def _paid(self, rewards: dict[str, Any], live: frozenset[str]) -> list[float]:
+        """What each agent of the team was paid; nothing for who is not there."""
+        everyone = live is self._everyone
+        try:
+            return [float(rewards.get(name, 0.0)) if everyone or name in live else 0.0 for name in self._team_order]
+        except (TypeError, ValueError):
+            shown = ", ".join(f"{name}: {rewards.get(name)!r}" for name in self._team_order if name in live)
+            raise TypeError(f"rewards must be numbers, one for each agent, but they are {shown}") from None
 
     def _team_reward(self, paid: list[float], live: frozenset[str]) -> float:
         if self._settings.reward == "first":

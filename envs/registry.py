@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable
 from typing import cast
 
-from phalanx.configs.errors import UserError
+from phalanx.configs.errors import RunFailed, UserError
+from phalanx.configs.nearest import did_you_mean
 from phalanx.configs.settings import EnvSettings
+from phalanx.envs.faults import FAULTS, in_words
 from phalanx.envs.importing import import_object
 from phalanx.envs.noise import Noise
 from phalanx.envs.team import TeamEnv, TeamPolicy
@@ -48,10 +49,9 @@ def env_class(name: str) -> type[TeamEnv]:
     if ":" in name:
         return _own_class(name)
     if name not in ENVIRONMENTS:
-        near = difflib.get_close_matches(str(name), ENVIRONMENTS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(
-            f"env.name={name} is not an environment (known: {', '.join(ENVIRONMENTS)}; your own: module:Class){hint}"
+            f"env.name={name} is not an environment (known: {', '.join(ENVIRONMENTS)}; your own: module:Class)"
+            f"{did_you_mean(str(name), ENVIRONMENTS)}"
         )
     module, _, attribute = ENVIRONMENTS[name].partition(":")
     return cast("type[TeamEnv]", getattr(importlib.import_module(module), attribute))
@@ -69,7 +69,12 @@ def make_env(settings: EnvSettings, num_envs: int, load_policy: LoadPolicy | Non
     """
     build = cast("Callable[..., TeamEnv]", env_class(settings.name))
     takes_policies = settings.name in ENVIRONMENTS or "load_policy" in inspect.signature(build).parameters
-    env = build(settings, num_envs, load_policy) if takes_policies else build(settings, num_envs)
+    try:
+        env = build(settings, num_envs, load_policy) if takes_policies else build(settings, num_envs)
+    except (UserError, RunFailed):
+        raise
+    except FAULTS as error:
+        raise UserError(f"env.name={settings.name} cannot be made: {in_words(error)}") from error
     if settings.noise.is_shown:
         env = Noise(env, settings.noise)
     return TimeoutIsTerminal(env) if settings.timeout_is_terminal else env

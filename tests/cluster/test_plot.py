@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from phalanx.cluster.plot import bootstrap, default_metrics, interquartile_mean, lines_of, plot, read_curves
-from phalanx.cluster.render import require_picture_path, write_gif
+from phalanx.cluster.render import require_output_path, write_gif
 from phalanx.configs.errors import UserError
 
 
@@ -187,8 +187,8 @@ def test_folders_that_are_no_runs_and_unknown_metrics_are_sentences(tmp_path: Pa
 def test_picture_paths_are_checked_before_the_work(tmp_path: Path, name: str, sentence: str) -> None:
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(UserError, match=sentence):
-        require_picture_path(tmp_path / name, (".png", ".pdf"), "--out")
-    require_picture_path(tmp_path / "x.PNG", (".png", ".pdf"), "--out")
+        require_output_path(tmp_path / name, (".png", ".pdf"), "--out")
+    require_output_path(tmp_path / "x.PNG", (".png", ".pdf"), "--out")
 
 
 def test_a_film_has_every_frame_at_its_pace(tmp_path: Path) -> None:

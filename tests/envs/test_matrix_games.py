@@ -77,6 +77,8 @@ def test_an_action_that_does_not_exist_is_refused() -> None:
         ({"payoff": [[1, None]]}, "must be a number, got None"),
         ({"payoff": [[1, float("nan")]]}, r"env\.payoff\[0\]\[1\] must be finite, got nan"),
         ({"payoff": [[1, float("inf")]]}, "must be finite"),
+        ({"payoff": [[1, 1e40]]}, r"must lie within ±3.4e\+38, which float32 holds, got 1e\+40"),
+        ({"payoff": [[1, 10**400]]}, "got a whole number with more than 308 digits"),
         ({"payoff": [1, 2]}, "one level of lists"),
         ({"payoff": []}, "empty list"),
         ({"payoff": [[], []]}, "empty list"),

@@ -453,6 +453,8 @@ def test_a_render_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"module": "no_such_module_at_all"}, "there is no module no_such_module_at_all"),
         ({"module": "mpe2.no_such_task"}, r"there is no module mpe2\.no_such_task"),
+        ({"module": "mpe2.simple_tag_v2"}, r"no module mpe2\.simple_tag_v2; did you mean simple_tag_v3\?"),
+        ({"module": "tests.envs.toys_leaving"}, "cannot be imported: SystemExit: not today"),
         ({"module": "../evil"}, "is not the name of a Python module"),
         ({"module": "pettingzoo.mpe"}, "cannot be imported: ImportError"),
         ({"module": "json"}, "json has no parallel_env and no env"),
@@ -467,7 +469,14 @@ def test_a_render_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"kwargs": {"kind": "LyingSpace"}}, "red_0 observes 3 numbers but its observation_space declares 2"),
         ({"kwargs": {"kind": "OldReset"}}, "Parallel API of PettingZoo"),
         ({"kwargs": {"kind": "Nobody"}, "max_steps": 3}, "names no possible_agents"),
-        ({"kwargs": {"kind": "Breaks"}}, "failed in its first steps: RuntimeError: the simulator went away"),
+        (
+            {"kwargs": {"kind": "Breaks"}},
+            r"failed in its first steps: RuntimeError: the simulator went away \(toys.py:\d+, in step\)",
+        ),
+        ({"kwargs": {"kind": "Leaves"}}, r"failed in its first steps: SystemExit: 3 \(toys.py"),
+        ({"kwargs": {"kind": "Numbered"}}, r"possible_agents are \[0, 1\], but agents are named by text: write '0'"),
+        ({"kwargs": {"kind": "NoSpace"}}, r"observation_space\('red_0'\) is \(3,\), which is no space of Gymnasium"),
+        ({"kwargs": {"kind": "SpaceFails"}}, r"action_space\('red_0'\) failed: KeyError: 'red_0' \(toys.py"),
         ({"opponents": "rnadom"}, "did you mean random"),
         ({"opponents": "checkpoint:"}, "names no directory"),
         ({"module": "mpe2.simple_tag_v3", "team": ["agent_0"], "opponents": "scripted"}, "offers no scripted_policy"),
@@ -479,6 +488,18 @@ def test_a_render_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_refusals_are_sentences(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         PettingZooTeam(PettingZooTeam.Settings(**{"module": TOYS, **settings}), 1)
+
+
+def test_observations_may_be_empty() -> None:
+    assert toy("SeesNothing").spec.obs_range == (0, 0)
+    assert check_env(lambda n: toy("SeesNothing", n)) == []
+
+
+def test_what_is_no_reward_is_shown() -> None:
+    env = toy("PaysInLists")
+    start(env)
+    with pytest.raises(TypeError, match=r"must be numbers, one for each agent, but they are red_0: \[0.0\], red_1: "):
+        env.step(np.zeros((1, 3), np.int64))
 
 
 def test_bounded_observation_spaces_are_declared_and_checked() -> None:

@@ -325,6 +325,62 @@ class Breaks(Toy):
         raise RuntimeError("the simulator went away")
 
 
+class BreaksLate(Toy):
+    """Breaks in step 200, which is beyond what the adapter tries out."""
+
+    fault: BaseException = RuntimeError("the simulator went away")
+    made = 0
+
+    def step(self, actions: Everyone) -> Any:
+        self.made += 1
+        if self.made >= 200:
+            raise self.fault
+        return super().step(actions)
+
+
+class LeavesLate(BreaksLate):
+    """Asks the whole process to exit."""
+
+    fault = SystemExit(3)
+
+
+class Leaves(Toy):
+    def step(self, actions: Everyone) -> Any:
+        raise SystemExit(3)
+
+
+class Numbered(Toy):
+    """Agents are numbers, where PettingZoo has text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.possible_agents = [0, 1]  # type: ignore[list-item]
+
+
+class NoSpace(Toy):
+    def observation_space(self, agent: str) -> Any:
+        return (3,)
+
+
+class SpaceFails(Toy):
+    def action_space(self, agent: str) -> Any:
+        return {}[agent]
+
+
+class SeesNothing(NoState):
+    def observation_space(self, agent: str) -> Any:
+        return Box(0, 1, (0,), np.float32)
+
+    def see(self, agent: str) -> Any:
+        return np.zeros(0, np.float32)
+
+
+class PaysInLists(Toy):
+    def step(self, actions: Everyone) -> Any:
+        obs, rewards, *rest = super().step(actions)
+        return (obs, {agent: [pay] for agent, pay in rewards.items()}, *rest)
+
+
 class NotANumber(Toy):
     def see(self, agent: str) -> Any:
         return super().see(agent) * (np.nan if self.t == 3 else 1)

@@ -1,0 +1,49 @@
+"""What is said where an environment itself breaks: a sentence with its name, its error and the line of code."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+import phalanx
+from phalanx.configs.errors import RunFailed, UserError
+from phalanx.envs.team import Obs, Step, TeamEnv
+
+FAULTS = (Exception, SystemExit)
+"""What an environment may raise. SystemExit as well: code of somebody else's must not end a run without a word."""
+
+
+def reset_env(env: TeamEnv, seeds: Sequence[Iterator[int]]) -> Obs:
+    """`env.reset(seeds)`; whatever it raises is a RunFailed that names the environment."""
+    try:
+        return env.reset(seeds)
+    except (UserError, RunFailed):
+        raise
+    except FAULTS as error:
+        raise RunFailed(f"environment {env.spec.env_name} failed in reset: {in_words(error)}") from error
+
+
+def step_env(env: TeamEnv, actions: npt.NDArray[Any]) -> Step:
+    """`env.step(actions)`; whatever it raises is a RunFailed that names the environment."""
+    try:
+        return env.step(actions)
+    except (UserError, RunFailed):
+        raise
+    except FAULTS as error:
+        raise RunFailed(f"environment {env.spec.env_name} failed in step: {in_words(error)}") from error
+
+
+def in_words(error: BaseException) -> str:
+    """`RuntimeError: no such unit (my_game.py:70, in step)`: the innermost line outside of phalanx and of libraries,
+    where there is one."""
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    libraries = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
+    ours = str(Path(phalanx.__file__).parent)
+    theirs = [frame for frame in frames if not frame.filename.startswith((ours, "<", *libraries))] or frames
+    return f"{what} ({Path(theirs[-1].filename).name}:{theirs[-1].lineno}, in {theirs[-1].name})" if theirs else what
