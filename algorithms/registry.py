@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from phalanx.configs.errors import UserError
+from phalanx.configs.nearest import did_you_mean
 from phalanx.configs.settings import AlgorithmSettings, RunSettings
 from phalanx.envs.seeding import Purpose, generator
 from phalanx.envs.team import TeamSpec
@@ -47,9 +47,9 @@ ALGORITHMS: dict[str, str] = {
 def algorithm_class(name: str) -> type[Algorithm]:
     """The class behind `algorithm.name`. Raises UserError for an unknown name."""
     if name not in ALGORITHMS:
-        close = difflib.get_close_matches(str(name), ALGORITHMS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"algorithm.name={name} is not one of {', '.join(ALGORITHMS)}{hint}")
+        raise UserError(
+            f"algorithm.name={name} is not one of {', '.join(ALGORITHMS)}{did_you_mean(str(name), ALGORITHMS)}"
+        )
     module, attribute = ALGORITHMS[name].split(":")
     found: type[Algorithm] = getattr(import_module(module), attribute)
     return found

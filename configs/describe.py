@@ -72,16 +72,18 @@ class KeyTree:
 
     def nearest(self, wrong: KeyPath) -> KeyPath | None:
         """The key that `wrong` was probably meant to be: a neighbour spelt alike, the same name in another section,
-        or the dotted name most like it."""
+        a neighbour that goes on after it (every, every_env_steps), or the dotted name most like it."""
         parent = self.model(wrong[:-1])
         neighbours = {name: (*wrong[:-1], name) for name in ({} if parent is None else parent.model_fields)}
         keys = sorted({key[:end] for key, _ in self.leaves() for end in range(1, len(key) + 1)})
         by_name = {".".join(key): key for key in keys}
         elsewhere = {name: key for name, key in by_name.items() if key[-1] == wrong[-1]}
         dotted = ".".join(wrong)
+        beginning = {name: key for name, key in neighbours.items() if name.startswith(f"{wrong[-1]}_")}
         for word, among, cutoff in (
             (wrong[-1], neighbours, 0.8),
             (dotted, elsewhere, 0.0),
+            (wrong[-1], beginning, 0.0),
             (wrong[-1], neighbours, 0.6),
             (dotted, by_name, 0.6),
         ):

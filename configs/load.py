@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ from phalanx.configs.describe import KeyTree, value_words
 from phalanx.configs.docs import settings_docs
 from phalanx.configs.documents import Document, dump_data, read_document
 from phalanx.configs.errors import UserError
+from phalanx.configs.nearest import nearest
 from phalanx.configs.on_policy import OFF_POLICY_KEYS, without_what_follows
 from phalanx.configs.overrides import Merged, Override, parse_override, value_on
 from phalanx.configs.problems import raise_problems, sentences
@@ -36,7 +36,7 @@ __all__ = [
 
 _HERE = Path(__file__).parent
 # Sections that say how a run is watched, kept and hosted, but not what it learns.
-_NOT_LEARNING = frozenset({"cluster", "sinks", "report", "checkpoint", "evaluation"})
+NOT_LEARNING = frozenset({"cluster", "sinks", "report", "checkpoint", "evaluation"})
 _S = TypeVar("_S", bound=Settings)
 
 
@@ -74,7 +74,7 @@ def dump_run(run: RunSettings) -> str:
 
 def fingerprint(run: RunSettings) -> str:
     """sha256 (hex) over what decides learning: everything but how the run is hosted, watched and kept."""
-    learning = run.model_dump(mode="json", exclude=set(_NOT_LEARNING))
+    learning = run.model_dump(mode="json", exclude=set(NOT_LEARNING))
     return hashlib.sha256(json.dumps(learning, sort_keys=True).encode()).hexdigest()
 
 
@@ -107,8 +107,8 @@ def _read(
         return read_document(path)
     if text in others:
         raise UserError(f"{text} is not a {kind}: use it with `{command_for_others} {text}`")
-    near = difflib.get_close_matches(text, names, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    near = nearest(text, names)
+    hint = f"did you mean {near}? " if near else ""
     raise UserError(
         f"{text!r} is neither a file nor a shipped {kind}: {hint}Shipped: {', '.join(names)};"
         " or give the path of a YAML file"

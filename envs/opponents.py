@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phalanx.configs.errors import UserError
+from phalanx.configs.nearest import did_you_mean
 from phalanx.envs.team import Bools, Floats, TeamPolicy
 
 CHECKPOINT = "checkpoint:"
@@ -33,9 +33,7 @@ def parse_opponents(text: str, allowed: Sequence[str]) -> str:
     if text in allowed and text != "checkpoint":
         return text
     shown = ["checkpoint:DIR" if kind == "checkpoint" else kind for kind in allowed]
-    near = difflib.get_close_matches(text, shown, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise UserError(f"env.opponents={text} is not allowed here: choose {', '.join(shown)}{hint}")
+    raise UserError(f"env.opponents={text} is not allowed here: choose {', '.join(shown)}{did_you_mean(text, shown)}")
 
 
 class OneSide:
