@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.metadata
 import itertools
 import json
+import logging
 import math
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,8 @@ from phalanx.configs.load import Catalogue, dump_run, load_run
 from phalanx.configs.settings import RunSettings
 from phalanx.envs.registry import ENVIRONMENTS, env_settings
 from phalanx.envs.team import TeamSpec
+
+log = logging.getLogger("phalanx.report")
 
 CATALOGUE = Catalogue(env_settings, algorithm_settings, tuple(ENVIRONMENTS), tuple(ALGORITHMS))
 """What `env.name` and `algorithm.name` stand for; with it configs/load.py reads run files."""
@@ -54,7 +60,9 @@ class RunFolder:
                     file.write(dump_run(run))
                 return folder
         except (FileExistsError, NotADirectoryError):
-            raise UserError(f"{folder.path} is a file or below one: choose another --out") from None
+            if not folder.config.is_file():
+                raise UserError(f"{folder.path} is a file or below one: choose another --out") from None
+            occupied = folder.config  # another process was faster
         except OSError as error:
             raise cannot_write(folder.path, error) from error
         what = "holds a run already" if folder.config.exists() else f"is not empty (it holds {occupied.name})"
@@ -72,6 +80,21 @@ class RunFolder:
         if not folder.config.is_file():
             raise UserError(f"{path} holds no config.yaml, so it is not the folder of a run")
         return folder
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Meanwhile nobody else can train in the folder; UserError where somebody does. Ends with the process, however
+        that ends."""
+        with open(self.config, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another process is training in {self.path}: wait until it has ended, or stop it first"
+                ) from None
+            except OSError as error:  # a file system that knows no locks
+                log.debug("%s cannot be locked: %s", self.config, error)
+            yield
 
     def run_settings(self) -> RunSettings:
         """What config.yaml says."""
@@ -162,7 +185,7 @@ class RunFolder:
         if len(evaluations) > progress.evaluations:
             self._write_evaluations(run, evaluations[: progress.evaluations])
         if self.metrics.exists():
-            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = self.metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             kept = list(itertools.takewhile(lambda line: _within(line, progress), lines))
             if len(kept) < len(lines):
                 self._write(self.metrics, "".join(kept))

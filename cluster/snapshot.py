@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from phalanx.cluster.progress import Progress
+from phalanx.configs.documents import Document, dump_value, read_document
 from phalanx.configs.errors import UserError
-from phalanx.configs.load import dump_run, fingerprint
+from phalanx.configs.load import NOT_LEARNING, dump_run, fingerprint
 from phalanx.configs.settings import RunSettings
 from phalanx.envs.team import EntityView, TeamSpec
 
@@ -69,9 +70,22 @@ def require_same_run(run: RunSettings, folder: Path, manifest: Mapping[str, Any]
     """UserError where the checkpoint was made with settings that learn otherwise than `run`'s."""
     if manifest.get("fingerprint") != fingerprint(run):
         raise UserError(
-            f"checkpoint {folder} was made with other settings of what is learned than the run's config.yaml: resume"
-            " with the settings it was made with (its own config.yaml), or start a new run"
+            f"checkpoint {folder} was made with other settings of what is learned than the run's config.yaml"
+            f"{_differences(run, folder)}: resume with the settings it was made with (its own config.yaml), or start a"
+            " new run"
         )
+
+
+def _differences(run: RunSettings, folder: Path) -> str:
+    """` (seed: 1 there, 2 here)`: the learning settings that differ, as far as the checkpoint's can be read."""
+    try:
+        there = read_document(folder / CONFIG).values_below(())
+    except UserError:
+        return ""
+    here = Document(run.model_dump(mode="json"), "the run").values_below(())
+    keys = [key for key in here if key[0] not in NOT_LEARNING and there.get(key) != here[key]]
+    told = [f"{'.'.join(key)}: {dump_value(there.get(key))} there, {dump_value(here[key])} here" for key in keys]
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def read_progress(folder: Path) -> Progress:

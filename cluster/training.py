@@ -29,7 +29,7 @@ def train(source: str, overrides: Sequence[str], out: Path | None) -> int:
     folder = RunFolder.create(out, run, Path(source).stem)
     try:
         return _go(run, folder, resume=False)
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         _take_back(folder, keep_folder=existed)
         raise
 
@@ -61,7 +61,8 @@ def resume(path: Path) -> int:
     folder = RunFolder.open(path)
     run = folder.run_settings()
     summary = folder.read_summary()
-    if summary is not None and summary.get("exit_reason") == COMPLETED:
+    ended = summary is not None and summary.get("exit_reason") == COMPLETED
+    if summary is not None and ended and summary["env_steps"] >= run.total_env_steps:
         print(f"{path} is finished: {summary['env_steps']:,} of {run.total_env_steps:,} env steps are done")
         return 0
     return _go(run, folder, resume=True)
@@ -72,7 +73,7 @@ def _go(run: RunSettings, folder: RunFolder, resume: bool) -> int:
 
     print(f"run folder: {folder.path}", flush=True)
     console = people()
-    with StopRequest(_announce) as stop, open_view(run, str(folder.path), console) as view:
+    with folder.alone(), StopRequest(_announce) as stop, open_view(run, str(folder.path), console) as view:
         summary: dict[str, Any] = train(run, folder, resume=resume, on_report=view.report, stop=stop.requested)
     console.print(closing_table(folder.path, summary))
     if summary["exit_reason"] != COMPLETED:
@@ -86,8 +87,8 @@ def _announce(name: str) -> None:
 
 
 def _take_back(folder: RunFolder, keep_folder: bool) -> None:
-    """Empties the folder again where the request proved wrong before anything was trained, so that it can be used for
-    the corrected one. It was made, or found empty, by this process."""
+    """Empties the folder again where the request proved wrong, or was taken back by Ctrl-C, before anything was
+    trained, so that it can be used for the next one. It was made, or found empty, by this process."""
     begun = folder.metrics.exists() and folder.metrics.stat().st_size > 0
     if begun or checkpoint_folders(folder.checkpoints):
         return
