@@ -8,6 +8,7 @@ Only the standard library, typer and the errors are imported here; everything el
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import sys
@@ -78,7 +79,7 @@ def train(
     """Train a team. Ctrl-C saves a checkpoint and stops; `phalanx resume` goes on."""
     from phalanx.cluster import training
 
-    raise typer.Exit(training.train(run, overrides or (), out))
+    raise typer.Exit(training.train(run, _settings(overrides, "out"), out))
 
 
 @app.command()
@@ -135,7 +136,7 @@ def tune(
     """Search for good settings with Ray Tune."""
     from phalanx.cluster import commands
 
-    raise typer.Exit(commands.tune(search, overrides or (), out, resume))
+    raise typer.Exit(commands.tune(search, _settings(overrides, "out", "resume"), out, resume))
 
 
 @app.command()
@@ -191,7 +192,9 @@ def freeze(
 ) -> None:
     """Write the network of a trained team, or of one of its groups, as a small policy that needs numpy alone."""
     from phalanx.cluster.freeze import freeze as frozen
+    from phalanx.cluster.render import require_output_path
 
+    require_output_path(out, (".npz",), "FILE")
     frozen(folder, group).save(out)
 
 
@@ -237,11 +240,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status if isinstance(status, int) else SUCCESS
 
 
+def _settings(given: Sequence[str] | None, *options: str) -> Sequence[str]:
+    """The overrides that were given; a UserError where one of them is an option of the command."""
+    for one in given or ():
+        key, _, value = one.partition("=")
+        if key in options:
+            raise UserError(f"{key} is an option, not a setting: write --{key} {value}")
+    return given or ()
+
+
 def _usage(error: Any) -> str:
     """`No such command 'trian'. Did you mean 'train'? (phalanx --help)`"""
     message = " ".join(str(error.format_message()).replace("Value error, ", "").split())
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "phalanx"
+    wrong = str(getattr(error, "option_name", "")).lstrip("-")
+    takes_settings = context is not None and any(one.name == "overrides" for one in context.command.params)
+    if takes_settings and "No such option" in message:
+        message += f" Settings are written without dashes, as in {wrong}=VALUE"
     return f"{message} (see `{path} --help`)"
 
 
@@ -251,6 +267,9 @@ def _say(sentence: str, status: int) -> int:
 
 
 def _speak_on_stderr() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that has no ± or ∂ shows ? instead
+            stream.reconfigure(errors="replace")
     log = logging.getLogger("phalanx")
     log.handlers = [_Stderr()]
     log.setLevel(logging.INFO)

@@ -28,7 +28,8 @@ def freeze(source: Path, group: str | None = None) -> FrozenPolicy:
     wanted = {"agent.network": (agent.network, "mlp"), "agent.last_action": (agent.last_action, False)}
     for key, (got, needed) in wanted.items():
         if got != needed:
-            raise UserError(f"{source} was trained with {key}={got}: a frozen policy needs {key}={needed}".lower())
+            here, there = (str(value).lower() for value in (got, needed))  # true and false, as they are written
+            raise UserError(f"{source} was trained with {key}={here}: a frozen policy needs {key}={there}")
     if agent.sharing not in ("groups", "full"):
         raise UserError(
             f"{source} was trained with agent.sharing={agent.sharing}: a frozen policy needs agents that share one"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -199,8 +201,17 @@ def open_view(run: RunSettings, title: str, console: Console) -> View:
 
 def people() -> Console:
     """The console on stdout; where that is no terminal, lines are long enough not to be broken."""
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
+    console = _Console()
+    return console if console.is_terminal else _Console(width=120)
+
+
+class _Console(Console):
+    """Goes on in silence where its reader is gone (`phalanx train … | head`), because a run is worth more than what is
+    said of it; rich's own would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def sparkline(values: Sequence[float], width: int) -> str:

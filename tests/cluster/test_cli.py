@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,12 @@ def told(captured: Any) -> str:
         (["train", "qmix_matrix", "algorithm.gamma=2"], "algorithm.gamma"),
         (["train", "qmix_matrix", "env.name=simple_tga"], "did you mean simple_tag?"),
         (["train", "qmix_matrix", "algorithm.name=qmx"], "did you mean qmix?"),
+        (["train", "qmix_matrix", "algorithm.name=QMIX"], "did you mean qmix?"),
+        (["train", "QMIX_Matrix"], "did you mean qmix_matrix?"),
+        (["train", "qmix_matrix", "evaluation.every=5"], "did you mean evaluation.every_env_steps?"),
+        (["train", "qmix_matrix", "out=x"], "out is an option, not a setting: write --out x"),
+        (["tune", "demar_ensembles", "resume=x"], "resume is an option, not a setting: write --resume x"),
+        (["train", "qmix_matrix", "--seed", "3"], "Settings are written without dashes, as in seed=VALUE"),
         (["train", "qmix_matrix", "cluster.workers=-1"], "cluster.workers"),
         (["train", "qmix_matrix", "replay.capacity_episodes=3"], "replay.capacity_episodes"),
         (["train", "qmix_matrix", "no equals sign"], "no equals sign"),
@@ -151,6 +158,14 @@ def test_the_module_runs_and_help_loads_nothing_heavy() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("phalanx: ")
+
+
+def test_a_terminal_without_unicode_is_no_reason_to_break() -> None:
+    command = [sys.executable, "-m", "phalanx.cluster.cli", "show-config", "--docs"]
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    done = subprocess.run(command, env=plain, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "? of prioritised sampling" in done.stdout
 
 
 def test_list_names_everything_with_what_it_is(capsys: Capture) -> None:
@@ -498,6 +513,24 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, in_pr
         assert captured.out.endswith(f"stopped; go on with: phalanx resume {out}\n")
 
 
+def test_two_processes_never_train_in_one_folder(tmp_path: Path, in_process: Any, capsys: Capture) -> None:
+    out, statuses = tmp_path / "run", []
+    in_process(fake(lambda *_: statuses.append(main(["resume", str(out)]))))
+    assert main(["train", "qmix_matrix", "--out", str(out)]) == 0
+    assert statuses == [2]
+    sentence = f"another process is training in {out}: wait until it has ended, or stop it first\n"
+    assert told(capsys.readouterr()).endswith(sentence)
+
+
+def test_a_run_whose_settings_were_changed_says_which(matrix_run: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(matrix_run, out)
+    config = out / "config.yaml"
+    config.write_text(config.read_text().replace("total_env_steps: 60", "total_env_steps: 90"))
+    with pytest.raises(UserError, match=r"than the run's config.yaml \(total_env_steps: 60 there, 90 here\): resume"):
+        train_serially(load_run(config, catalogue=CATALOGUE), out, resume=True)
+
+
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, in_process: Any, capsys: Capture) -> None:
     def twice(*_: Any) -> None:
         for _ in range(2):
@@ -508,6 +541,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, in_process: Any, capsys: 
     in_process(fake(twice))
     assert main(["train", "qmix_matrix", "--out", str(tmp_path / "run")]) == 130
     assert "stopped at once" in told(capsys.readouterr())
+    assert not (tmp_path / "run").exists()  # there was nothing in it to go on from
 
 
 def test_a_stop_request_outlives_a_library_that_takes_the_signals() -> None:

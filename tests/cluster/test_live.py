@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 
 import pytest
@@ -188,6 +189,18 @@ def test_sparklines() -> None:
 )
 def test_numbers_for_people(value: float, text: str) -> None:
     assert number(value) == text
+
+
+def test_a_reader_that_is_gone_does_not_end_the_process() -> None:
+    code = (
+        "import sys; from phalanx.cluster.live import people\n"
+        "for _ in range(3): people().print('line\\n' * 9_000, highlight=False)\n"
+        "print('more'); sys.stdout.flush(); sys.exit(7)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 7)
 
 
 def test_names_and_times_for_people() -> None:
