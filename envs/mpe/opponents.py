@@ -88,8 +88,9 @@ class Trained:
 
 
 def shipped(task: str, obs_dim: int) -> FrozenPolicy:
-    """The opponents that come with a task (`env.opponents=trained`): MADDPG's, from the run `maddpg_*_both` of the same
-    task, frozen. UserError where they were trained to see another number of things than there are."""
+    """The opponents that come with a task (`env.opponents=trained`), frozen: from the runs `maddpg_tag_both`,
+    `ippo_world_both` and `maddpg_adversary_both`. UserError where they were trained to see another number of things
+    than there are."""
     policy = FrozenPolicy.load(Path(__file__).parent / "trained" / f"{task}.npz")
     if policy.sizes != (obs_dim, N_ACTIONS):
         raise UserError(
