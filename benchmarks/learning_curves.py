@@ -34,6 +34,7 @@ class Line:
 
 ADVERSARY = ("total_env_steps=400000",)
 SPREAD = ("total_env_steps=400000", "evaluation.every_env_steps=20000", "evaluation.episodes=64")
+HUNT = ("total_env_steps=100000",)
 WORLD = ("total_env_steps=200000", "evaluation.every_env_steps=20000", "evaluation.episodes=64")
 EXPERIMENTS: dict[str, tuple[Line, ...]] = {
     "adaptive_tag": (Line("fixed", "demar_tag"), Line("adaptive", "adaptive_demar_tag")),
@@ -49,9 +50,9 @@ EXPERIMENTS: dict[str, tuple[Line, ...]] = {
     "drift": (Line("HAPPO", "happo_world", WORLD), Line("HAPPO, groups", "happo_world_groups", WORLD)),
     "policies_tag": (Line("MADDPG", "maddpg_tag"), Line("MASAC", "masac_tag")),
     "omdpg": (
-        Line("OMDPG", "omdpg_stag_hunt_het"),
-        Line("perturbed continuation", "omdpg_perturbed_stag_hunt_het"),
-        Line("random groups", "omdpg_random_groups_stag_hunt_het"),
+        Line("OMDPG", "omdpg_stag_hunt_het", HUNT),
+        Line("perturbed continuation", "omdpg_perturbed_stag_hunt_het", HUNT),
+        Line("random groups", "omdpg_random_groups_stag_hunt_het", HUNT),
     ),
 }
 
