@@ -14,7 +14,7 @@ import os
 import secrets
 import struct
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -215,17 +215,19 @@ def read_rows(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The rows of a run folder's metrics.jsonl, null read back as NaN; a last line cut short by a crash is left out."""
     path = Path(folder) / METRICS_FILE
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
     rows = []
     for number, line in enumerate(lines):
         try:
-            row: Mapping[str, Any] = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"it is {line[:40]!r}")
+        except ValueError as error:
             if number == len(lines) - 1:
                 break
-            raise UserError(f"{path}:{number + 1} is not a JSON object: {error.msg}") from error
+            raise UserError(f"{path}:{number + 1} is not a JSON object: {error}") from error
         rows.append({key: math.nan if value is None else value for key, value in row.items()})
     return rows
 

@@ -67,9 +67,10 @@ def test_a_line_cut_short_by_a_crash_is_left_out_and_damage_before_it_is_named(t
     file = tmp_path / "metrics.jsonl"
     file.write_text(json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1])[:20])
     assert sinks.read_rows(tmp_path) == [ROWS[0]]
-    file.write_text("{broken\n" + json.dumps(ROWS[0]) + "\n")
-    with pytest.raises(UserError, match=r"metrics\.jsonl:1 is not a JSON object"):
-        sinks.read_rows(tmp_path)
+    for broken in (b"{broken", b"3", b"\xbb\xff\x00"):
+        file.write_bytes(broken + b"\n" + json.dumps(ROWS[0]).encode() + b"\n")
+        with pytest.raises(UserError, match=r"metrics\.jsonl:1 is not a JSON object"):
+            sinks.read_rows(tmp_path)
 
 
 def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
