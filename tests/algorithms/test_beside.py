@@ -7,6 +7,7 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -33,14 +34,22 @@ def loss_through(weight: Tensor, other: Tensor, uses_right: bool = True) -> Tens
     return (pair.left * slow).sum() + (pair.right.abs().mean() if uses_right else 0.0)
 
 
+def multiples(tensor: Tensor) -> Pair:
+    return Pair(tensor * 2, tensor * 3)
+
+
+def backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
 def gradients(lender: Lender | None) -> list[Tensor]:
     torch.manual_seed(0)
-    tensors = [torch.randn(64, 8, requires_grad=True) for _ in range(2)]
+    weight, other = (torch.randn(64, 8, requires_grad=True) for _ in range(2))
     with lent(lender):
-        loss_through(*tensors).backward()
+        backward(loss_through(weight, other))
         if lender is not None:
             lender.join()
-    return [tensor.grad for tensor in tensors if tensor.grad is not None]
+    return [tensor.grad for tensor in (weight, other) if tensor.grad is not None]
 
 
 def test_a_branch_has_the_same_gradients_in_another_thread(lender: Lender) -> None:
@@ -52,7 +61,7 @@ def test_a_branch_has_the_same_gradients_in_another_thread(lender: Lender) -> No
 def test_a_branch_that_the_loss_leaves_out_in_part_is_an_error(lender: Lender) -> None:
     weight = torch.ones(3, requires_grad=True)
     with lent(lender):
-        loss_through(weight, torch.ones(3), uses_right=False).backward()
+        backward(loss_through(weight, torch.ones(3), uses_right=False))
         with pytest.raises(RuntimeError, match="no gradient"):
             lender.join()
 
@@ -102,11 +111,11 @@ def test_what_was_computed_is_given_back(lender: Lender) -> None:
         for learned in (True, False):
             tensor = torch.ones(4, requires_grad=True)
             with lent(lender):
-                branch = Branch(lambda tensor=tensor: Pair(tensor * 2, tensor * 3))
+                branch = Branch(partial(multiples, tensor))
                 pair = branch.result()
                 gone += [weakref.ref(pair.left), weakref.ref(pair.right)]
                 if learned:
-                    (pair.left + pair.right).sum().backward()
+                    backward((pair.left + pair.right).sum())
                     lender.join()
             del branch, pair, tensor
         lender.executor.submit(lambda: None).result()  # its thread holds nothing of the last task any more
