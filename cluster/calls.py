@@ -17,6 +17,8 @@ RETURN_LIMIT_S = 180.0  # within which a lost actor must be back
 RETRY_S = 0.2
 MOST_LOSSES = 10  # of one actor within LOSSES_WITHIN_S: its process dies by what it does, not by accident
 LOSSES_WITHIN_S = 300.0
+MOST_HANGS = 3  # of one actor within HANGS_WITHIN_S: it hangs by what it does
+HANGS_WITHIN_S = 4 * CALL_LIMIT_S
 
 
 class ActorLost(Exception):
@@ -48,6 +50,7 @@ class Calls:
         self._calls: dict[Any, _Call] = {}
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self._losses: dict[str, list[float]] = {}
+        self._hangs: dict[str, list[float]] = {}
         self._next_check = 0.0
 
     def add(
@@ -138,5 +141,16 @@ class Calls:
             act()
 
     def _restart_hanging(self, now: float) -> None:
-        for member in {id(c.member): c.member for c in self._calls.values() if c.until < now}.values():
+        late = [call for call in self._calls.values() if call.until < now]
+        for call in late:
+            call.until = now + CALL_LIMIT_S  # its loss is told in a while: until then this is one hang
+        for member in {id(call.member): call.member for call in late}.values():
+            recent = [at for at in self._hangs.get(member.name, []) if now - at < HANGS_WITHIN_S]
+            self._hangs[member.name] = [*recent, now]
+            if len(recent) + 1 >= MOST_HANGS:
+                raise RunFailed(
+                    f"the {member.name} gave no answer for {CALL_LIMIT_S / 60:.0f} minutes, {MOST_HANGS} times within"
+                    f" {HANGS_WITHIN_S / 60:.0f}: its process hangs (a worker's, or the evaluator's, most likely in a"
+                    " step of the environment)"
+                )
             self._fleet.restart(member)

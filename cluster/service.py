@@ -112,10 +112,8 @@ class Coordinator(tune.Trainable):
         self._known_checkpoint: Path | None = None
         self._closed = False
         self._rewinds: Counter[int] = Counter()
-        if config.get("resume"):
-            self._start_from = self._newest_checkpoint()
-        elif trial is not None and self.folder.config.exists():
-            self._go_back()  # Tune tries a trial again that broke
+        if config.get("resume") or (trial is not None and self.folder.config.exists()):
+            self._go_back()  # resumed, or Tune tries a trial again that broke
         if not self._inside_tune:
             require_placeable(self.run, nodes())
         self.fleet = RayFleet(self.run)
@@ -262,6 +260,7 @@ class Coordinator(tune.Trainable):
             self._start_from = self._newest_checkpoint()
         else:
             self._start_from = None
+            log.warning("%s holds no checkpoint: the run begins again", self.folder.path)
             self.folder.truncate_to(self.run, Progress())
 
     def _restart_fleet(self) -> None:

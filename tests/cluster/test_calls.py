@@ -167,6 +167,23 @@ def test_a_call_that_hangs_costs_the_actor_its_process(clock: Clock) -> None:
     assert scene.fleet.restarted == ["worker 0"]
 
 
+def test_an_actor_that_hangs_again_and_again_ends_the_run(clock: Clock) -> None:
+    scene = Scene()
+    worker = scene.member("worker 0")
+    for _ in range(module.MOST_HANGS - 1):
+        scene.ask(worker, "play")
+        clock.now += module.CALL_LIMIT_S + 1
+        scene.turn(1)
+        clock.now += 10
+        scene.turn(1)  # it has been killed, but Ray has not said so yet
+        scene.calls.forget()
+    assert scene.fleet.restarted == ["worker 0"] * (module.MOST_HANGS - 1)
+    scene.ask(worker, "play")
+    clock.now += module.CALL_LIMIT_S + 1
+    with pytest.raises(RunFailed, match=f"worker 0 gave no answer for 10 minutes, {module.MOST_HANGS} times"):
+        scene.turn(1)
+
+
 def test_an_actor_that_dies_again_and_again_ends_the_run(clock: Clock) -> None:
     scene = Scene()
     worker = scene.member("worker 0")

@@ -105,6 +105,15 @@ def test_a_sync_run_that_was_stopped_goes_on_exactly(session: None, serial: Path
     assert steps == sorted(steps)
 
 
+def test_a_run_without_a_checkpoint_begins_again(session: None, serial: Path, tmp_path: Path) -> None:
+    run = tiny(*SYNC)
+    folder = RunFolder.create(tmp_path / "run", run)
+    folder.metrics.write_text('{"env_steps": 400, "updates": 1}\n')
+    assert train(run, folder, resume=True)["exit_reason"] == "completed"
+    assert evaluations_of(folder.path) == evaluations_of(serial)
+    assert all("wall_s" in row for row in rows_of(folder.path))  # nothing of what was there
+
+
 def test_samples_per_insert_hold_in_async_mode(session: None, tmp_path: Path) -> None:
     for workers in (1, 2, 4):
         run = tiny("total_env_steps=12000", "rollout.streams=4", f"cluster.workers={workers}")
