@@ -6,9 +6,12 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
@@ -18,6 +21,7 @@ from phalanx.cluster.service import Coordinator, connect
 from phalanx.configs.load import load_run
 
 WARM_UP_S = 5.0
+SETTLE_S = 1.0  # until a run that is not driven rests, or one that is driven again has its speed
 ACTORS = ("RolloutActor", "ReplayActor", "LearnerActor", "EvaluatorActor")
 
 
@@ -54,33 +58,64 @@ def cpu_seconds() -> dict[str, float]:
     return spent
 
 
-def measure(source: str, overrides: Sequence[str], seconds: float) -> dict[str, float]:
-    """One endless run for `seconds` after a warm-up: speeds, means of its reports, and processor seconds per second of
-    each kind of process (`cpu_…`)."""
-    endless = ("total_env_steps=1000000000", "checkpoint.every_env_steps=1000000000", "report.every_s=1")
-    with coordinator(source, (*endless, *overrides)) as run:
-        until = time.monotonic() + WARM_UP_S
-        while time.monotonic() < until or run.progress.updates == 0:
-            run.step()
+@dataclass
+class _Spent:
+    """What several windows of one run came to."""
+
+    seconds: float = 0.0
+    env_steps: int = 0
+    updates: int = 0
+    cpu: Counter[str] = field(default_factory=Counter)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, run: Coordinator, seconds: float) -> None:
+        """One more window."""
         began, cpu = time.monotonic(), cpu_seconds()
         env_steps, updates = run.progress.env_steps, run.progress.updates
-        rows = []
         while time.monotonic() - began < seconds:
-            rows.append(run.step())
-        took = time.monotonic() - began
-        spent = {name: value - cpu[name] for name, value in cpu_seconds().items()}
-        made, played = run.progress.updates - updates, run.progress.env_steps - env_steps
+            self.rows.append(run.step())
+        self.seconds += time.monotonic() - began
+        self.cpu.update({name: value - cpu[name] for name, value in cpu_seconds().items()})
+        self.env_steps += run.progress.env_steps - env_steps
+        self.updates += run.progress.updates - updates
+
+    def mean_of(self, key: str) -> float:
+        return statistics.fmean([row[key] for row in self.rows if key in row] or [0.0])
+
+
+def drive(run: Coordinator, seconds: float) -> None:
+    """Lets the run go on that long, and until its first update."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until or run.progress.updates == 0:
+        run.step()
+
+
+def measure(
+    source: str, overrides: Sequence[str], seconds: float, rounds: int = 1, between: Callable[[], None] | None = None
+) -> dict[str, float]:
+    """One endless run for `seconds` after a warm-up: speeds, means of its reports, and processor seconds per second of
+    each kind of process (`cpu_…`). The time is cut into `rounds` windows, before, between and after which the run
+    stands still while `between` measures something else: a machine whose speed drifts is then as fast for both."""
+    endless = ("total_env_steps=1000000000", "checkpoint.every_env_steps=1000000000", "report.every_s=1")
+    spent = _Spent()
+    with coordinator(source, (*endless, *overrides)) as run:
+        drive(run, WARM_UP_S)
+        for _ in range(rounds):
+            if between is not None:
+                time.sleep(SETTLE_S)
+                between()
+                drive(run, SETTLE_S)
+            spent.add(run, seconds / rounds)
+        if between is not None:
+            time.sleep(SETTLE_S)
+            between()
         lost = run.progress.episodes_lost
-
-    def mean_of(key: str) -> float:
-        return statistics.fmean([row[key] for row in rows if key in row] or [0.0])
-
     return {
-        "env_steps_per_s": played / took,
-        "updates_per_s": made / took,
-        "env_steps_per_update": played / made,
-        "update_ms": mean_of("learner/update_ms"),
-        "policy_lag": mean_of("learner/policy_lag_mean"),
+        "env_steps_per_s": spent.env_steps / spent.seconds,
+        "updates_per_s": spent.updates / spent.seconds,
+        "env_steps_per_update": spent.env_steps / spent.updates,
+        "update_ms": spent.mean_of("learner/update_ms"),
+        "policy_lag": spent.mean_of("learner/policy_lag_mean"),
         "episodes_lost": lost,
-        **{f"cpu_{name}": value / took for name, value in spent.items()},
+        **{f"cpu_{name}": value / spent.seconds for name, value in spent.cpu.items()},
     }
