@@ -188,7 +188,7 @@ def test_networks_that_do_not_fit_are_refused(run_folder: Path) -> None:
 
 
 def test_a_method_without_diagnostics_is_a_sentence_although_its_queue_is_empty(tmp_path: Path) -> None:
-    kept = [one for one in TINY if not one.startswith(("learner.batch", "replay.", "algorithm."))]
+    kept = [one for one in TINY if not one.startswith(("learner.batch", "replay.", "exploration.", "algorithm."))]
     run = load_run("demar_tag", [*kept, "algorithm.name=mappo"], catalogue=CATALOGUE)
     train_serially(run, tmp_path / "run")
     with pytest.raises(UserError, match=r"algorithm\.name=mappo has no diagnostics"):
