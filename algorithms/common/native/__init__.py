@@ -36,7 +36,7 @@ class GRUKernel:
     not held meanwhile."""
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
-        self.lanes = BLOCK // dtype.itemsize
+        self._dtype = dtype
         self._lanes_used = library.lanes()
         self._forward, self._backward = library.forward, library.backward
         for function, pointers in ((self._forward, 5), (self._backward, 7)):
@@ -45,7 +45,7 @@ class GRUKernel:
 
     def fits(self, size: int) -> bool:
         """Whether states of this size can be computed."""
-        return size % self.lanes == 0
+        return fills_vectors(size, self._dtype)
 
     def forward(
         self, gates: Tensor, weight: Tensor, bias: Tensor, save: bool, first: Tensor | None = None
@@ -79,11 +79,19 @@ def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
+def computable(like: Tensor) -> bool:
+    """Whether C can compute with tensors of the kind of `like`."""
+    return like.device.type == "cpu" and like.dtype in KINDS
+
+
+def fills_vectors(size: int, dtype: torch.dtype) -> bool:
+    """Whether states of this size are whole vectors."""
+    return size % (BLOCK // dtype.itemsize) == 0
+
+
 def gru_kernel(like: Tensor) -> GRUKernel | None:
     """For tensors of the kind of `like`; None where torch has to do it."""
-    if like.device.type != "cpu" or like.dtype not in KINDS:
-        return None
-    return _kernel(like.dtype)
+    return _kernel(like.dtype) if computable(like) else None
 
 
 @lru_cache

@@ -8,15 +8,6 @@
 
 #include "vectors.h"
 
-#if BYTES == 64
-#define ROWS 8
-#else
-#define ROWS 4
-#endif
-
-/* How many columns are packed together. */
-int lanes(void) { return LANES; }
-
 /* sum [R][C] += x [R, K] (rows `stride` apart) times weights [K][C][LANES]. */
 INLINE void accumulate(const int R, const int C, long K, const REAL *x, long stride, const REAL *weights,
                        vec sum[ROWS][3]) {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from phalanx.algorithms.common.native import BLOCK, KINDS, loaded
+from phalanx.algorithms.common.native import computable, fills_vectors, loaded
 
 Pair = tuple[Tensor, Tensor]
 """A layer's weight [S, out, in] and bias [S, out]."""
@@ -60,9 +60,7 @@ class ActKernel:
 
 def act_kernel(like: Tensor, size: int) -> ActKernel | None:
     """For tensors of the kind of `like` and memories of `size` numbers; None where torch has to do it."""
-    if like.device.type != "cpu" or like.dtype not in KINDS or size % (BLOCK // like.dtype.itemsize):
-        return None
-    return _kernel(like.dtype)
+    return _kernel(like.dtype) if computable(like) and fills_vectors(size, like.dtype) else None
 
 
 @lru_cache

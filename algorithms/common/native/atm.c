@@ -18,7 +18,7 @@
 #else
 #define COLUMNS 2
 #endif
-#define ROWS 6   /* of a product that are in registers, each COLUMNS vectors */
+#define TALL 6   /* rows of a product that are in registers, each COLUMNS vectors */
 #define BLOCK 8  /* rows that go through the time steps together */
 #define KINDS 4  /* of what is embedded: the agent itself, then up to three kinds of entities */
 
@@ -73,7 +73,7 @@ static struct layers layers_of(const struct shape *g, REAL *at) {
    a are `down` apart from row to row, `across` from term to term. */
 INLINE void tile(const int R, const int C, long K, const REAL *a, long down, long across, const REAL *b, long wide,
                  const REAL *first, long step, REAL *to, long apart) {
-    vec sum[ROWS][COLUMNS];
+    vec sum[TALL][COLUMNS];
     UNROLL for (int i = 0; i < R; i++) UNROLL for (int c = 0; c < C; c++) {
         sum[i][c] = first ? load(first + i * step + c * LANES) : (vec){0};
     }
@@ -96,7 +96,7 @@ INLINE void tile(const int R, const int C, long K, const REAL *a, long down, lon
                                                     const REAL *b, long wide, const REAL *first, long step, REAL *to,  \
                                                     long apart) {                                                      \
         long i = 0;                                                                                                    \
-        for (; i + ROWS <= M; i += ROWS) TILE(ROWS, C);                                                                \
+        for (; i + TALL <= M; i += TALL) TILE(TALL, C);                                                                \
         switch (M - i) {                                                                                               \
         case 5: TILE(5, C); break;                                                                                     \
         case 4: TILE(4, C); break;                                                                                     \

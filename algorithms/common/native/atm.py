@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from phalanx.algorithms.common.native import BLOCK, KINDS, address, loaded
+from phalanx.algorithms.common.native import address, computable, fills_vectors, loaded
 
 EMBEDDED = 4  # most kinds of tokens that are embedded: the agent itself, and three kinds of entities
 
@@ -75,14 +75,12 @@ class ATMKernel:
 
 def atm_kernel(like: Tensor, sizes: ATMSizes) -> ATMKernel | None:
     """For tensors of the kind of `like`; None where torch has to do it."""
-    if like.device.type != "cpu" or like.dtype not in KINDS:
-        return None
-    return _kernel(like.dtype, sizes)
+    return _kernel(like.dtype, sizes) if computable(like) else None
 
 
 @lru_cache
 def _kernel(dtype: torch.dtype, sizes: ATMSizes) -> ATMKernel | None:
-    if sizes.hidden % (BLOCK // dtype.itemsize) or len(sizes.widths) > EMBEDDED:
+    if not fills_vectors(sizes.hidden, dtype) or len(sizes.widths) > EMBEDDED:
         return None
     library = loaded("atm", dtype)
     return None if library is None else ATMKernel(library, sizes)

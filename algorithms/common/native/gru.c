@@ -9,15 +9,6 @@
 
 #include "vectors.h"
 
-#if BYTES == 64
-#define ROWS 8
-#else
-#define ROWS 4
-#endif
-
-/* Into how many columns the recurrent weights are to be packed. */
-int lanes(void) { return LANES; }
-
 /* One step of R rows. gates [R, 3H]: the input's part of reset, update, new; activated in place. weights
    [H / LANES][H][3][LANES]. recurrent [R, H]: what the reset gate scales, or null; next [R, H]. */
 INLINE void step_forward(const int R, long H, REAL *gates, const REAL *weights, const REAL *bias, const REAL *state,

@@ -9,6 +9,10 @@
 #define BYTES 32
 #endif
 #define LANES ((int)(BYTES / sizeof(REAL)))
+#define ROWS (BYTES / 8) /* of a step that are computed together: as many as the registers hold with a few vectors each */
+
+/* How many columns of weights are packed together. */
+int lanes(void) { return LANES; }
 
 typedef REAL vec __attribute__((vector_size(BYTES)));
 typedef REAL loose __attribute__((vector_size(BYTES), aligned(sizeof(REAL))));
