@@ -107,11 +107,10 @@ class Calls:
         """Notes that `member` lost its state; news of its earlier calls no longer count as a loss."""
         member.generation += 1
         now = monotonic()
-        recent = [at for at in self._losses.get(member.name, []) if now - at < LOSSES_WITHIN_S]
-        self._losses[member.name] = [*recent, now]
-        if len(recent) >= MOST_LOSSES:
+        losses = _once_more(self._losses, member.name, now, LOSSES_WITHIN_S)
+        if losses > MOST_LOSSES:
             raise RunFailed(
-                f"the {member.name} was lost {len(recent) + 1} times within {LOSSES_WITHIN_S / 60:.0f} minutes: its"
+                f"the {member.name} was lost {losses} times within {LOSSES_WITHIN_S / 60:.0f} minutes: its"
                 " process dies again and again (is there enough memory? Ray's logs say why)"
             )
         self._on_actor_lost(member)
@@ -145,12 +144,16 @@ class Calls:
         for call in late:
             call.until = now + CALL_LIMIT_S  # its loss is told in a while: until then this is one hang
         for member in {id(call.member): call.member for call in late}.values():
-            recent = [at for at in self._hangs.get(member.name, []) if now - at < HANGS_WITHIN_S]
-            self._hangs[member.name] = [*recent, now]
-            if len(recent) + 1 >= MOST_HANGS:
+            if _once_more(self._hangs, member.name, now, HANGS_WITHIN_S) >= MOST_HANGS:
                 raise RunFailed(
                     f"the {member.name} gave no answer for {CALL_LIMIT_S / 60:.0f} minutes, {MOST_HANGS} times within"
                     f" {HANGS_WITHIN_S / 60:.0f}: its process hangs (a worker's, or the evaluator's, most likely in a"
                     " step of the environment)"
                 )
             self._fleet.restart(member)
+
+
+def _once_more(times: dict[str, list[float]], name: str, now: float, within: float) -> int:
+    """Notes that it happened to `name` now; how often it did in the last `within` seconds."""
+    times[name] = [*(at for at in times.get(name, []) if now - at < within), now]
+    return len(times[name])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sysconfig
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 
@@ -14,28 +14,29 @@ import phalanx
 from phalanx.configs.errors import RunFailed, UserError
 from phalanx.envs.team import Obs, Step, TeamEnv
 
+A = TypeVar("A")
+B = TypeVar("B")
 FAULTS = (Exception, SystemExit)
 """What an environment may raise. SystemExit as well: code of somebody else's must not end a run without a word."""
 
 
 def reset_env(env: TeamEnv, seeds: Sequence[Iterator[int]]) -> Obs:
     """`env.reset(seeds)`; whatever it raises is a RunFailed that names the environment."""
-    try:
-        return env.reset(seeds)
-    except (UserError, RunFailed):
-        raise
-    except FAULTS as error:
-        raise RunFailed(f"environment {env.spec.env_name} failed in reset: {in_words(error)}") from error
+    return _asked(env, "reset", env.reset, seeds)
 
 
 def step_env(env: TeamEnv, actions: npt.NDArray[Any]) -> Step:
     """`env.step(actions)`; whatever it raises is a RunFailed that names the environment."""
+    return _asked(env, "step", env.step, actions)
+
+
+def _asked(env: TeamEnv, what: str, method: Callable[[A], B], argument: A) -> B:
     try:
-        return env.step(actions)
+        return method(argument)
     except (UserError, RunFailed):
         raise
     except FAULTS as error:
-        raise RunFailed(f"environment {env.spec.env_name} failed in step: {in_words(error)}") from error
+        raise RunFailed(f"environment {env.spec.env_name} failed in {what}: {in_words(error)}") from error
 
 
 def in_words(error: BaseException) -> str:

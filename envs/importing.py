@@ -14,6 +14,7 @@ from typing import Any
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.nearest import did_you_mean
+from phalanx.envs.faults import FAULTS
 
 LOG = logging.getLogger(__name__)
 _MODULE = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
@@ -80,5 +81,5 @@ def _imported(module: str, shown: str, key: str) -> ModuleType:
         raise UserError(
             f"{shown} cannot be imported: {why}; check the name, pip install it, or put its folder on PYTHONPATH"
         ) from error
-    except (Exception, SystemExit) as error:  # a module that asks to exit must not end the program without a word
+    except FAULTS as error:
         raise UserError(f"{shown} cannot be imported: {type(error).__name__}: {error}") from error
