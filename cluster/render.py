@@ -27,8 +27,8 @@ _LARGEST = 512  # pixels
 
 
 def require_output_path(path: Path, suffixes: Sequence[str], option: str) -> None:
-    """Refuses, before any work is done, a path that no picture can be written to. An existing picture is replaced;
-    anything else that exists is not, because its name ends differently or it is a folder."""
+    """Refuses, before any work is done, a path that no file of this kind can be written to. An existing one is
+    replaced; anything else that exists is not, because its name ends differently or it is a folder."""
     allowed = " or ".join(suffixes)
     if path.suffix.lower() not in suffixes:
         raise UserError(f"{option} {path} must be a file whose name ends in {allowed}")
