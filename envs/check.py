@@ -159,6 +159,7 @@ class _Play:
         if not self._observation(obs, len(self._rows), "reset"):
             return
         ages, episodes = np.zeros(len(self._rows), np.int64), len(self._rows)
+        self._somebody(obs, ages == 0, "reset")
         for t in range(length):
             self._keep(t, obs, FIELDS)
             before = obs.rows(np.arange(len(self._rows)))
@@ -172,6 +173,7 @@ class _Play:
                 self._found.add("actions changed", f"step {t} wrote to the actions it was given")
             if not self._outcome(step, t):
                 return
+            self._somebody(step.next, step.ended, f"step {t}")
             self._untouched(t)
             self._record(before, step)
             ages += 1
@@ -243,6 +245,12 @@ class _Play:
             if who.any():
                 row, agent = np.argwhere(who)[0]
                 self._found.add(name, f"{where}: agent {agent} of environment {row} has no legal action")
+
+    def _somebody(self, obs: Obs, begun: npt.NDArray[np.bool_], where: str) -> None:
+        """In episodes that have just begun (`begun`: [E]) there is somebody to act."""
+        empty = np.flatnonzero(begun & ~obs.alive.any(axis=1))
+        if len(empty):
+            self._found.add("empty team", f"{where}: environment {empty[0]} begins an episode with no agent alive")
 
     def _outcome(self, step: Step, t: int) -> bool:
         e, n, where = len(self._rows), self._spec.n_agents, f"step {t}"

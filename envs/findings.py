@@ -18,6 +18,7 @@ CHECKS: dict[str, str] = {
     "beyond the range": "observations and states stay within spec.obs_range and spec.state_range, where it has them",
     "no legal action": "every living agent has a legal action",
     "dead agent": "an agent that is not alive has a legal action, too",
+    "empty team": "an episode begins with at least one agent alive",
     "padded action": "actions beyond an agent's own number are never legal",
     "padded observation": "observations beyond an agent's own size are zero",
     "both ends": "terminated and truncated exclude each other",

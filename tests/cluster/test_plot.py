@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from phalanx.cluster.cli import main
 from phalanx.cluster.plot import bootstrap, default_metrics, interquartile_mean, lines_of, plot, read_curves
 from phalanx.cluster.render import require_output_path, write_gif
 from phalanx.configs.errors import UserError
@@ -173,6 +174,14 @@ def test_folders_that_are_no_runs_and_unknown_metrics_are_sentences(tmp_path: Pa
     with pytest.raises(UserError, match="no metrics yet"):
         plot([folder], tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
+
+
+def test_a_picture_that_cannot_be_written_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir("/proc")  # it has no room for files, not even root's
+    assert main(["plot", str(make_run(tmp_path, "a", [1.0])), "--out", "x.png"]) == 2
+    assert "x.png cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -286,6 +286,11 @@ FAULTS: list[tuple[str, str, type[Walk]]] = [
     ("beyond the range", r"step \d: state\[.*\] is .*, declared are 0 to 1$", on_spec(state_range=(0, 1))),
     ("no legal action", "agent 0 of environment 0", on_obs(lambda o: replace(o, avail=put(o.avail, (0, 0), False)))),
     ("dead agent", "agent 1", on_obs(lambda o: replace(o, avail=o.avail & o.alive[:, :, None]))),
+    (
+        "empty team",
+        "reset: environment 0 begins",
+        on_obs(lambda o: replace(o, alive=o.alive & (o.obs[:, :, 2] < 0))),
+    ),
     ("padded action", "more than its 2 actions", on_obs(lambda o: replace(o, avail=put(o.avail, (0, 1, 2), True)))),
     ("padded observation", "more than its 2", on_obs(lambda o: replace(o, obs=put(o.obs, (0, 1, 2), 5)))),
     ("both ends", "both set", on_step(lambda s: replace(s, truncated=s.truncated | s.terminated))),
