@@ -345,7 +345,9 @@ class RunSettings(Settings):
     env: SerializeAsAny[EnvSettings] = Field(description="the environment and its own settings")
     algorithm: SerializeAsAny[AlgorithmSettings] = Field(description="the algorithm and its own settings")
     agent: AgentSettings = Field(default=AgentSettings(), description="the agent network")
-    mixer: MixerSettings = Field(default=MixerSettings(), description="the mixing network")
+    mixer: MixerSettings = Field(
+        default=MixerSettings(), description="the mixing network; without effect on methods that have none"
+    )
     learner: LearnerSettings = Field(default=LearnerSettings(), description="the learner")
     replay: ReplaySettings = Field(default=ReplaySettings(), description="the replay")
     rollout: RolloutSettings = Field(default=RolloutSettings(), description="data collection")
