@@ -54,6 +54,12 @@ EXPERIMENTS: dict[str, tuple[Line, ...]] = {
         Line("perturbed continuation", "omdpg_perturbed_stag_hunt_het", HUNT),
         Line("random groups", "omdpg_random_groups_stag_hunt_het", HUNT),
     ),
+    "smax_3m": (
+        Line("QMIX", "qmix_smax_3m"),
+        Line("DEMAR", "demar_smax_3m"),
+        Line("DEMAR, noise 0.02", "demar_smax_3m", ("env.noise.demar=0.02",)),
+    ),
+    "smax_2s3z": (Line("QMIX", "qmix_smax_2s3z"),),
 }
 
 
