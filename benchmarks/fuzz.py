@@ -20,21 +20,25 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import emit, set_threads
+from phalanx.envs.smax_scenarios import SCENARIOS
 
 CASES: dict[str, dict[str, Any]] = {
+    "gymnasium": {"id": "rware:rware-tiny-2ag-v2"},
+    "rllib": {"module": "tests.envs.toys_rllib:Together", "max_steps": 4},
+    "vmas": {"scenario": "dispersion"},
     "specialisation, temporal": {"temporal": True, "agents": 4},
     "synchronisation, temporal": {"temporal": True, "agents": 4},
     "sleepy": {"wait_ms": 0},
-    "smax, random types": {"scenario": "smacv2_5_units", "reward": "smac"},
+    **{f"smax, {scenario}": {"scenario": scenario, "reward": "smac"} for scenario in SCENARIOS},
     "smax, unit list": {"scenario": {"allies": {"stalker": 1, "zealot": 2}, "enemies": {"marine": 4}}},
     "pettingzoo": {"module": "mpe2.simple_tag_v3", "team": ["adversary_*"]},
     "mamujoco": {"max_steps": 100},
+    "mamujoco, Humanoid 17x1": {"scenario": "Humanoid", "agent_conf": "17x1"},
+    "mamujoco, Humanoid 9|8": {"scenario": "Humanoid", "agent_conf": "9|8"},
     "stag_hunt, noisy": {"noise": {"obs_uniform": 0.02, "state_uniform": 0.02}},
     "smax, timeouts end": {"max_steps": 20, "timeout_is_terminal": True},
 }
 """Settings of some environments, and of more cases of them: what stands before a comma is the environment's name."""
-
-ADAPTERS = ("gymnasium", "rllib", "vmas", "smac")  # of what the user brings
 
 
 def counted(make: Callable[[int], Any], counts: list[int]) -> Callable[[int], Any]:
@@ -86,7 +90,7 @@ def main() -> None:
     set_threads(1)
     from phalanx.envs.registry import ENVIRONMENTS
 
-    cases = list(dict.fromkeys([*(name for name in ENVIRONMENTS if name not in ADAPTERS), *CASES]))
+    cases = list(dict.fromkeys([*ENVIRONMENTS, *CASES]))
     clean = True
     for case in chosen.envs.split(";") if chosen.envs else cases:
         told = fuzz(case, chosen.steps, chosen.seed)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.common import emit, interleaved, set_threads, spread
-from benchmarks.smax import rate
+from benchmarks.common import emit, interleaved, rate, set_threads, spread
 
 STEPS = 32  # vector steps in one piece of work
 
@@ -69,7 +69,7 @@ def main() -> None:
     set_threads(1)
     work = loops(chosen.scenario, chosen.agent_conf, chosen.envs)
     measures = {
-        name: (lambda play=play: rate(play, chosen.seconds))
+        name: (lambda play=play: rate(play, chosen.seconds, time.process_time))
         for name, play in work.items()  # type: ignore[misc]
     }
     taken = interleaved(measures, chosen.repeats)

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import emit, interleaved, rounded, set_threads, spread
+from benchmarks.common import emit, interleaved, rate, rounded, set_threads, spread
 
 STEPS = 64  # vector steps whose actions are drawn beforehand
 
@@ -73,15 +73,6 @@ def ours(scenario: str, num_envs: int) -> Callable[[Any], Any]:
     return env.step
 
 
-def rate(play: Callable[[], int], seconds: float) -> float:
-    """Units per second of this process's CPU time; `play` does some work and says how many units that was."""
-    play()
-    done, start = 0, time.process_time()
-    while (used := time.process_time() - start) < seconds:
-        done += play()
-    return done / used
-
-
 def measures(scenario: str, num_envs: int, seconds: float, policy: bool) -> dict[str, Callable[[], float]]:
     """What is measured, by the name of the row: each call gives env steps per second."""
     import numpy as np
@@ -96,14 +87,14 @@ def measures(scenario: str, num_envs: int, seconds: float, policy: bool) -> dict
                 step(joint)
             return len(actions) * num_envs
 
-        return lambda: rate(play, seconds)
+        return lambda: rate(play, seconds, time.process_time)
 
     rows = {name: timed(step) for name, step in steps.items()}
     if policy:
         from benchmarks.rollout import Worker
 
         worker = Worker({"name": "smax", "scenario": scenario}, "qmix", num_envs, 64, "async")
-        rows["rollout"] = lambda: rate(worker.play, seconds)
+        rows["rollout"] = lambda: rate(worker.play, seconds, time.process_time)
     return rows
 
 
