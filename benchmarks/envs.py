@@ -4,9 +4,9 @@
 
 Every row counts whole steps: physics, rewards, observations and state of all environments as float32, and the resets
 at the end of every 25-step episode. Actions are random and drawn beforehand. `mpe2` rows step one environment; `own`
-rows step E together, with the actions of all agents given or with a scripted other side; `pettingzoo` rows are one
-environment of mpe2 behind `env.name=pettingzoo`, everybody in the team. `game` rows are environments that mpe2 does not
-have; their random legal actions are drawn as they are needed, which is not timed.
+rows step E together, with the actions of all agents given or with a scripted other side; `pettingzoo` rows are E of
+mpe2's behind `env.name=pettingzoo`, everybody in the team. `game` rows are environments that mpe2 does not have; their
+random legal actions are drawn as they are needed, which is not timed.
 """
 
 from __future__ import annotations
@@ -88,22 +88,22 @@ def own(task: str, num_envs: int, opponents: str, seconds: float) -> Callable[[]
     return lambda: rate(episode, seconds, CLOCK)
 
 
-def adapted(task: str, seconds: float) -> Callable[[], float]:
+def adapted(task: str, num_envs: int, seconds: float) -> Callable[[], float]:
     """A measure of mpe2's task behind our adapter: env steps per second."""
     import numpy as np
 
     from phalanx.envs.registry import env_settings, make_env
 
     settings = {"name": "pettingzoo", "module": MPE2_MODULES[task], "kwargs": {"max_cycles": 25}, "max_steps": 25}
-    env = make_env(env_settings("pettingzoo").model_validate(settings), 1)
-    env.reset([itertools.count()])
+    env = make_env(env_settings("pettingzoo").model_validate(settings), num_envs)
+    env.reset([itertools.count(1000 * e) for e in range(num_envs)])
     rng = np.random.default_rng(0)
-    actions = [rng.integers(env.spec.action_dims)[None] for _ in range(25)]
+    actions = rng.integers(env.spec.action_dims, size=(25, num_envs, env.spec.n_agents))
 
     def episode() -> int:
         for joint in actions:
             env.step(joint)
-        return len(actions)
+        return len(actions) * num_envs
 
     return lambda: rate(episode, seconds, CLOCK)
 
@@ -118,7 +118,8 @@ def main() -> None:
     measures: dict[tuple[str, int, str], Callable[[], float]] = {}
     for task in MPE2_MODULES:
         measures[task, 1, "mpe2"] = lambda task=task: raw_mpe2_steps_per_s(task, arguments.seconds, CLOCK)  # type: ignore[misc]
-        measures[task, 1, "pettingzoo"] = adapted(task, arguments.seconds)
+        for num_envs in (1, 8):
+            measures[task, num_envs, "pettingzoo"] = adapted(task, num_envs, arguments.seconds)
     for row in OWN_ROWS:
         measures[row] = own(*row, arguments.seconds)
     for name in GAMES:
