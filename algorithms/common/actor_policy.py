@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from phalanx.algorithms.common.actors import ActingNetworks
 from phalanx.algorithms.common.distributions import LOG_STD_RANGE
@@ -47,7 +46,6 @@ class ActorPolicy(NetworkPolicy[ActingNetworks]):
         known = self.agents.log_stds()
         self._log_std = None if known is None else known.numpy().copy()
 
-    @torch.inference_mode()
     def act(
         self, obs: Floats, state: RecurrentState, avail: Bools, rng: np.random.Generator, epsilon: float
     ) -> Actions:

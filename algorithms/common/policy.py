@@ -4,7 +4,7 @@ mean."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from phalanx.algorithms.base import Policy
 from phalanx.algorithms.common.actors import ActingNetworks
+from phalanx.algorithms.common.native.pick import pick_kernel
 from phalanx.algorithms.common.networks.base import AgentNetworks, Layers
 from phalanx.algorithms.common.networks.view import action_size
 from phalanx.algorithms.common.noise import noisy
@@ -32,6 +33,10 @@ class RecurrentState:
 
     hidden: Tensor
     inputs: Floats
+    rows: Tensor = field(init=False)  # [E·N, O+A+N], the same numbers as `inputs`
+
+    def __post_init__(self) -> None:
+        self.rows = torch.from_numpy(self.inputs).flatten(0, 1)
 
 
 class NetworkPolicy(Policy, Generic[Networks]):
@@ -72,7 +77,7 @@ class NetworkPolicy(Policy, Generic[Networks]):
         state.inputs[..., : self.spec.obs_dim] = obs
         if self._layers is None:
             self._layers = self.agents.for_acting(self.agents.chosen())
-        inputs = noisy(torch.from_numpy(state.inputs).view(envs * n, -1), self._input_noise, rng)
+        inputs = noisy(state.rows, self._input_noise, rng)
         outputs, state.hidden = self.agents.step(inputs, state.hidden, self._layers)
         return outputs.view(len(outputs), envs, n, -1)
 
@@ -85,13 +90,15 @@ class NetworkPolicy(Policy, Generic[Networks]):
 class ValuePolicy(NetworkPolicy[AgentNetworks]):
     """Greedy in Q̄ = mean over the K agent networks, random with probability ε per agent."""
 
-    @torch.inference_mode()
     def act(
         self, obs: Floats, state: RecurrentState, avail: Bools, rng: np.random.Generator, epsilon: float
     ) -> npt.NDArray[np.int64]:
         values = self.outputs(obs, state, rng)
-        mean = values[0] if self.agents.members == 1 else values.mean(0)
-        greedy = np.where(avail, mean.numpy(), UNAVAILABLE).argmax(-1)
+        mean = (values[0] if self.agents.members == 1 else values.mean(0)).numpy()
+        pick = pick_kernel() if mean.dtype == np.float32 else None
+        if pick is not None:
+            return pick(mean, avail, rng, epsilon, state.inputs, self._last_actions.start)
+        greedy = np.where(avail, mean, UNAVAILABLE).argmax(-1)
         actions = explore(greedy, avail, rng, epsilon)
         self.remember(state, actions)
         return actions
