@@ -35,9 +35,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.torch
 	@$(PIP) $(PINS) --no-build-isolation -e .
 	@touch $@
 
+# The simulators that are tested, where there are any for this Python.
+SIMULATORS = $(shell $(BIN)/python -c 'import sys; print(",smax,mujoco" * (sys.version_info >= (3, 11)))' 2>/dev/null)
+
 $(VENV)/.installed-dev: pyproject.toml constraints.txt $(VENV)/.torch
-	@echo "Installing phalanx with its development tools into $(VENV) …"
-	@$(PIP) $(PINS) --no-build-isolation -e '.[dev]'
+	@echo "Installing phalanx with its development tools and simulators into $(VENV) …"
+	@$(PIP) $(PINS) --no-build-isolation -e '.[dev$(SIMULATORS)]' || { \
+	  echo "The simulators could not be installed: their tests are skipped." >&2; \
+	  $(PIP) $(PINS) --no-build-isolation -e '.[dev]'; }
 	@touch $@ $(VENV)/.installed
 
 # A new folder for every run: runs/demar_tag, runs/demar_tag-2, …
