@@ -54,7 +54,8 @@ def _facts(summary: Mapping[str, Any]) -> RenderableType:
 def evaluation_table(run: RunSettings, result: EpisodeStatistics, folder: Path) -> RenderableType:
     """One evaluation: means over its episodes."""
     row = metrics.evaluation_metrics(result)
-    subject = f"{folder}: {run.algorithm.name} on {run.env.name}, {len(result.returns)} greedy episodes"
+    played = f"{run.algorithm.name} on {metrics.task(run.env.model_dump())}"
+    subject = f"{folder}: {played}, {len(result.returns)} greedy episodes"
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("per episode")
     table.add_column("mean", justify="right", style="bold")

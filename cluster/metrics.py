@@ -74,6 +74,12 @@ FIGURES = {
 }
 
 
+def task(env: Mapping[str, Any]) -> str:
+    """What is played, by the run's section `env`: its name, and of environments with many scenarios which one."""
+    scenario = env.get("scenario")
+    return " ".join([str(env.get("name", "")), *([scenario] if isinstance(scenario, str) else [])])
+
+
 class EpisodeStatistics(Protocol):
     """The outcome of M ended episodes: what chunks of rollout and evaluation results have in common."""
 

@@ -302,7 +302,7 @@ def _axis_name(key: str) -> str:
 
 def title_of(runs: Sequence[Curves]) -> str:
     """What the picture is about."""
-    envs = sorted({str((run.settings.get("env") or {}).get("name", "")) for run in runs} - {""})
+    envs = sorted({metrics.task(run.settings.get("env") or {}) for run in runs} - {""})
     names = sorted({_algorithm(run) for run in runs} - {""})
     if len(envs) != 1:
         return "Learning curves"

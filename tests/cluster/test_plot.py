@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from phalanx.cluster.cli import main
-from phalanx.cluster.plot import bootstrap, default_metrics, interquartile_mean, lines_of, plot, read_curves
+from phalanx.cluster.plot import bootstrap, default_metrics, interquartile_mean, lines_of, plot, read_curves, title_of
 from phalanx.cluster.render import require_output_path, write_gif
 from phalanx.configs.errors import UserError
 
@@ -157,6 +157,19 @@ def test_the_bootstrap_interval_covers_the_mean_about_as_often_as_it_says() -> N
     low, high = bootstrap(draws, robust=False)
     covered = ((low < 0) & (high > 0)).mean()
     assert 0.88 <= covered <= 0.99
+
+
+def test_the_title_says_what_was_played(tmp_path: Path) -> None:
+    one = make_run(tmp_path, "a", [1.0])
+    battles = [make_run(tmp_path, f"b{i}", [1.0], env={"name": "smax", "scenario": s}) for i, s in enumerate("xy")]
+    listed = make_run(tmp_path, "c", [1.0], env={"name": "smax", "scenario": {"allies": {"marine": 2}}})
+    for folders, title in (
+        ([one], "QMIX on simple_tag"),
+        (battles[:1], "QMIX on smax x"),
+        (battles, "Learning curves"),
+        ([listed], "QMIX on smax"),
+    ):
+        assert title_of([read_curves(folder) for folder in folders]) == title
 
 
 def test_a_missing_folder_is_a_sentence(tmp_path: Path) -> None:
