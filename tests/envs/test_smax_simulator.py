@@ -87,6 +87,8 @@ def test_battles_are_jaxmarl_s() -> None:
 
 def test_wins_are_paid_and_told_and_nothing_is_compiled_twice() -> None:
     env, obs = started(3)
+    compiled = env._simulator._compiled
+    before = [function._cache_size() for function in (compiled.step, compiled.start)]  # type: ignore[attr-defined]
     steps = play(env, obs, 150)
     wins = np.array([step.info["win"] for step in steps])
     paid = np.array([step.reward for step in steps])
@@ -99,8 +101,8 @@ def test_wins_are_paid_and_told_and_nothing_is_compiled_twice() -> None:
     battle = slice(ends[-1] + 1 if len(ends) else 0, last + 1)
     assert sum(int(step.info["dead_enemies"][winner]) for step in steps[battle]) == 3
     assert paid[battle, winner].sum() == pytest.approx(2.0, abs=1e-4)
-    compiled = env._simulator._compiled
-    assert [function._cache_size() for function in (compiled.step, compiled.start)] == [1, 1]  # type: ignore[attr-defined]
+    after = [function._cache_size() for function in (compiled.step, compiled.start)]  # type: ignore[attr-defined]
+    assert after[0] - before[0] <= 1 and after[1] == before[1]  # other tests may have compiled it for as many battles
 
 
 def test_the_limit_truncates_and_the_reward_can_be_smac_s() -> None:
