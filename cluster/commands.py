@@ -122,15 +122,11 @@ def plot(folders: Sequence[Path], out: Path, metric: str | None, diagnostics: bo
     from phalanx.cluster.plot import plot
     from phalanx.cluster.plot_diagnostics import plot_diagnostics
     from phalanx.cluster.render import require_output_path
-    from phalanx.cluster.sinks import cannot_write
 
     if metric is not None and diagnostics:
         raise UserError("--metric and --diagnostics exclude each other: --diagnostics draws all figures of the learner")
     require_output_path(out, (".png", ".pdf", ".svg"), "--out")
-    try:
-        keys = plot_diagnostics(folders, out) if diagnostics else plot(folders, out, metric)
-    except OSError as error:  # what is read tells of itself
-        raise cannot_write(out, error) from error
+    keys = plot_diagnostics(folders, out) if diagnostics else plot(folders, out, metric)
     print(f"{out}: {', '.join(keys)}")
     return 0
 

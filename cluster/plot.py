@@ -18,7 +18,7 @@ import yaml
 
 from phalanx.cluster import metrics
 from phalanx.cluster.live import label
-from phalanx.cluster.sinks import METRICS_FILE, read_rows
+from phalanx.cluster.sinks import METRICS_FILE, cannot_write, read_rows
 from phalanx.configs.errors import UserError
 
 Series = npt.NDArray[np.float64]
@@ -270,7 +270,15 @@ def _draw(panels: Mapping[str, Sequence[Line]], runs: Sequence[Curves], out: Pat
         footnote = _footnote([line for lines in panels.values() for line in lines])
         if footnote:
             figure.supxlabel(footnote, fontsize=8.5, color="#666666", x=0.995, ha="right")
+        save(figure, out)
+
+
+def save(figure: Any, out: Path) -> None:
+    """The picture as a file. UserError where it cannot be written."""
+    try:
         figure.savefig(out, dpi=150)
+    except OSError as error:
+        raise cannot_write(out, error) from error
 
 
 def _draw_panel(axis: Any, key: str, lines: Sequence[Line]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from phalanx.cluster.metrics import WARNING
-from phalanx.cluster.plot import COLOURS, Curves, grouped, line_of, read_curves, title_of
+from phalanx.cluster.plot import COLOURS, Curves, grouped, line_of, read_curves, save, title_of
 from phalanx.cluster.signatures import COLLAPSED_COORDINATION, Q_EXPLOSION, VOLATILE_MINIMUM
 from phalanx.configs.errors import UserError
 
@@ -120,7 +120,7 @@ def _draw(panels: Sequence[Panel], runs: Sequence[Curves], out: Path) -> None:
         shaded = any(warned(run, panel.warning) for run in runs for panel in panels if panel.warning)
         note = "env steps; shaded: a warning held" if shaded else "env steps"
         figure.supxlabel(note, fontsize=8.5, color="#666666", x=0.995, ha="right")
-        figure.savefig(out, dpi=150)
+        save(figure, out)
 
 
 def _draw_panel(axis: Any, panel: Panel, groups: Sequence[tuple[str, Sequence[Curves]]]) -> None:
