@@ -32,7 +32,7 @@ class PickKernel:
         envs, agents, choices = values.shape
         width, chosen = inputs.shape[2], np.empty((envs, agents), np.int64)
         draws = rng.random((2, envs, agents)) if epsilon > 0 else None
-        values, avail = np.ascontiguousarray(values), np.ascontiguousarray(avail)
+        values, avail = np.ascontiguousarray(values), np.ascontiguousarray(avail, np.bool_)
         stuck = self._pick(
             envs * agents,
             choices,
