@@ -210,6 +210,20 @@ class OneGeneratorForAll(Walk):
         super()._begin(rows, self.rng.integers(2**31, size=len(rows)).tolist())
 
 
+class Chaotic(Walk):
+    """Whose rounding depends on how many are computed together, and whose episodes multiply it."""
+
+    def _begin(self, rows: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:
+        super()._begin(rows, seeds)
+        self.length[rows] = 6
+        self.place[rows] += np.float32(1e-6 * self.num_envs)
+
+    def _advance(self, actions: npt.NDArray[Any]) -> tuple[Floats, Bools, dict[str, npt.NDArray[Any]]]:
+        outcome = super()._advance(actions)
+        self.place = (self.place * 5).astype(np.float32)
+        return outcome
+
+
 class FixedLength(Walk):
     def _begin(self, rows: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:
         super()._begin(rows, seeds)
@@ -330,6 +344,11 @@ FAULTS: list[tuple[str, str, type[Walk]]] = [
     ("spec", "n_actions is 3", on_spec(action_dims=(2, 2))),
     ("spec", "num_envs says 4", WrongCount),
 ]
+
+
+def test_rounding_that_grows_is_no_neighbour() -> None:
+    """By chance the last bits differ with the number of environments, and a simulator makes much of them."""
+    assert check_env(Chaotic, steps=60) == []
 
 
 def test_a_correct_environment_has_no_problem() -> None:
