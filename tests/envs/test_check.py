@@ -220,7 +220,7 @@ class Chaotic(Walk):
 
     def _advance(self, actions: npt.NDArray[Any]) -> tuple[Floats, Bools, dict[str, npt.NDArray[Any]]]:
         outcome = super()._advance(actions)
-        self.place = (self.place * 5).astype(np.float32)
+        self.place = (self.place * 5 % 1).astype(np.float32)
         return outcome
 
 
