@@ -28,7 +28,7 @@ class PickKernel:
         self, values: Floats, avail: Bools, rng: np.random.Generator, epsilon: float, inputs: Floats, first: int
     ) -> npt.NDArray[np.int64]:
         """values, avail: [E, N, A]. Returns actions [E, N], which are shown one-hot in the A columns of `inputs`
-        [E, N, I] from `first` on. Draws as `policy.explore` does. IndexError where no action is legal."""
+        [E, N, I] from `first` on. Draws as `policy.explore` does. IndexError where it draws and no action is legal."""
         envs, agents, choices = values.shape
         width, chosen = inputs.shape[2], np.empty((envs, agents), np.int64)
         draws = rng.random((2, envs, agents)) if epsilon > 0 else None
