@@ -349,18 +349,18 @@ def _difference(left: _Play, right: _Play, rows: list[int], tolerance: float) ->
     """The first place where two plays differ by more than the tolerance, or None. Differences that grew to it step by
     step are rounding's, which depends on how many environments are computed together: what follows is not compared."""
     for row in rows:
-        before = 0.0
+        before = 0.0  # the largest difference in this episode so far
         for t, (a, b) in enumerate(zip(left.trace[row], right.trace[row], strict=False)):
-            apart = {key: _distance(a[key], b[key]) for key in a.keys() & b.keys()}
-            worst = max(apart, key=apart.__getitem__)
-            if a.keys() == b.keys() and apart[worst] <= tolerance:
-                before = max(before, apart[worst])
-            elif before > ROUNDING_GREW * tolerance:
+            apart = {key: _distance(a[key], b[key]) for key in a if key in b}
+            beyond = next((key for key, distance in apart.items() if distance > tolerance), None)
+            if a.keys() == b.keys() and beyond is None:
+                ended = a["terminated"] | a["truncated"]
+                before = 0.0 if ended else max(before, *apart.values())
+                continue
+            if before > ROUNDING_GREW * tolerance:
                 break
-            elif a.keys() != b.keys():
-                return f"episode end at step {t} of environment {row}"
-            else:
-                return f"{worst} at step {t} of environment {row}"
+            what = beyond if a.keys() == b.keys() else "episode end"
+            return f"{what} at step {t} of environment {row}"
     return None
 
 
