@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,13 @@ import pytest
 
 from phalanx.cluster.loop import train_serially
 from phalanx.cluster.service import train
-from tests.cluster.runs import SYNC, actor_pids, evaluations_of, kill_actor, ray_session, rows_of, tiny
-
-Row = dict[str, float | int]
+from tests.cluster.runs import SYNC, actor_pids, evaluations_of, killer, ray_session, rows_of, tiny
 
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
     with ray_session():
         yield
-
-
-def killer(*victims: str, first: int, every: int) -> tuple[Callable[[Row], None], list[int]]:
-    """For `on_report`: kills one after the other, from `first` env steps on, `every` so many; and whom it killed."""
-    waiting = list(victims)
-    killed: list[int] = []
-
-    def on_report(row: Row) -> None:
-        if waiting and row["env_steps"] >= first + every * len(killed):
-            killed.append(kill_actor(waiting.pop(0)))
-
-    return on_report, killed
 
 
 def test_async_survives_the_loss_of_every_actor(session: None, tmp_path: Path) -> None:
@@ -69,7 +55,7 @@ def test_priorities_survive_the_loss_of_the_replay_and_the_learner(session: None
 
 def test_the_replay_comes_back_with_what_the_checkpoint_holds(session: None, tmp_path: Path) -> None:
     run = tiny("total_env_steps=16000", "checkpoint.every_env_steps=5000")
-    kill, killed = killer("ReplayActor", first=7000, every=1)
+    kill, killed = killer("ReplayActor", first=7000)
     summary = train(run, tmp_path / "run", on_report=kill)
     assert len(killed) == 1
     assert summary["restarts"] == 1
@@ -90,7 +76,7 @@ def test_a_worker_that_is_killed_again_and_again(session: None, tmp_path: Path) 
 @pytest.mark.parametrize("victim", ["RolloutActor", "EvaluatorActor", "LearnerActor", "ReplayActor"])
 def test_sync_stays_exact_whoever_is_killed(session: None, serial: Path, tmp_path: Path, victim: str) -> None:
     folder = tmp_path / "run"
-    kill, killed = killer(victim, first=1500, every=1)
+    kill, killed = killer(victim, first=1500)
     summary = train(tiny(*SYNC, "cluster.workers=2"), folder, on_report=kill)
     assert len(killed) == 1
     assert summary["restarts"] == 1
@@ -102,7 +88,7 @@ def test_sync_stays_exact_whoever_is_killed(session: None, serial: Path, tmp_pat
 
 def test_sync_goes_back_to_the_beginning_without_a_checkpoint(session: None, serial: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    kill, killed = killer("LearnerActor", first=700, every=1)
+    kill, killed = killer("LearnerActor", first=700)
     summary = train(tiny(*SYNC, "checkpoint.every_env_steps=100000"), folder, on_report=kill)
     assert len(killed) == 1
     assert summary["restarts"] == 1

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from phalanx.cluster import metrics
 from phalanx.cluster.run_folder import CATALOGUE
 from phalanx.configs.load import load_run
 from phalanx.configs.settings import RunSettings
@@ -75,6 +77,23 @@ def kill_actor(name: str, root: int | None = None) -> int:
     pid = actor_pids(name, root)[0]
     os.kill(pid, signal.SIGKILL)
     return pid
+
+
+def killer(*victims: str, first: int, every: int = 1) -> tuple[Callable[[dict[str, Any]], None], list[int]]:
+    """For `on_report`: kills one after the other, from `first` env steps on, `every` so many; and whom it killed.
+
+    The run is held up until it has counted a death: it may do without a worker, and be over before Ray tells of it.
+    """
+    waiting = list(victims)
+    killed: list[int] = []
+
+    def on_report(row: dict[str, Any]) -> None:
+        if row[metrics.RESTARTS] < len(killed):
+            time.sleep(0.5)
+        elif waiting and row["env_steps"] >= first + every * len(killed):
+            killed.append(kill_actor(waiting.pop(0)))
+
+    return on_report, killed
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

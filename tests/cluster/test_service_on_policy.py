@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from phalanx.cluster.loop import train_serially
 from phalanx.cluster.service import train
 from phalanx.configs.settings import RunSettings
-from tests.cluster.runs import TINY, evaluations_of, kill_actor, ray_session, rows_of, tiny
+from tests.cluster.runs import TINY, evaluations_of, killer, ray_session, rows_of, tiny
 
 DROPPED = ("learner.batch_episodes", "replay.", "exploration.")  # what TINY says to off-policy methods
 SYNC = ("mode=sync", "total_env_steps=1200", "evaluation.every_env_steps=400", "checkpoint.every_env_steps=400")
@@ -30,12 +29,7 @@ def mappo(*overrides: str) -> RunSettings:
 
 def test_sync_equals_the_serial_loop_although_the_learner_is_killed(session: None, tmp_path: Path) -> None:
     train_serially(mappo(*SYNC), tmp_path / "serial")
-    killed: list[int] = []
-
-    def kill(row: dict[str, Any]) -> None:
-        if not killed and row["env_steps"] >= 500:
-            killed.append(kill_actor("LearnerActor"))
-
+    kill, killed = killer("LearnerActor", first=500)
     run = mappo(*SYNC, "report.every_env_steps=120", "cluster.workers=2")
     summary = train(run, tmp_path / "run", on_report=kill)
     assert killed and summary["restarts"] == 1
@@ -44,15 +38,10 @@ def test_sync_equals_the_serial_loop_although_the_learner_is_killed(session: Non
 
 
 def test_async_learns_from_each_episode_once_although_actors_are_killed(session: None, tmp_path: Path) -> None:
-    victims = ["ReplayActor", "LearnerActor", "RolloutActor"]
-
-    def kill(row: dict[str, Any]) -> None:
-        if victims and row["env_steps"] >= 4000 * (4 - len(victims)):
-            kill_actor(victims.pop(0))
-
+    kill, killed = killer("ReplayActor", "LearnerActor", "RolloutActor", first=4000, every=4000)
     run = mappo("total_env_steps=20000", "checkpoint.every_env_steps=6000", "cluster.workers=2")
     summary = train(run, tmp_path / "run", on_report=kill)
-    assert not victims and summary["restarts"] == 3
+    assert len(killed) == summary["restarts"] == 3
     assert summary["exit_reason"] == "completed"
     rows = rows_of(tmp_path / "run")
     learned = summary["updates"] * run.learner.batch_episodes

@@ -93,10 +93,8 @@ def test_a_search_whose_trials_all_break(session: None, file: Path, tmp_path: Pa
 def test_trials_that_can_never_be_placed_are_refused(
     session: None, file: Path, tmp_path: Path, override: str, key: str
 ) -> None:
-    began = time.monotonic()
     with pytest.raises(UserError, match=f"{key}=.*could never be placed"):
         run_search(search_of(file, override), tmp_path / "search")
-    assert time.monotonic() - began < 20
 
 
 def test_an_occupied_folder_and_one_without_a_search(file: Path, tmp_path: Path) -> None:
