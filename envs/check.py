@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from phalanx.configs.errors import RunFailed, UserError
+from phalanx.envs.check_play import Play
 from phalanx.envs.faults import FAULTS, in_words
-from phalanx.envs.findings import CHECKS, Findings, Problem, finite, typed, within
-from phalanx.envs.seeding import EpisodeSeeds, Purpose
-from phalanx.envs.team import Obs, Step, TeamEnv, TeamSpec
+from phalanx.envs.findings import CHECKS, Findings, Problem
+from phalanx.envs.team import TeamEnv, TeamSpec
 
-FIELDS = ("obs", "state", "avail", "alive")
-OUTCOME = ("reward", "terminated", "truncated", "agent_reward")
 ENVS = 3
-KEPT_STEPS = 3  # for so many steps returned arrays are watched
-PICTURES = 2
 ROUNDING_GREW = 0.01  # the share of what is tolerated that rounding has reached before it is more
 
 
@@ -32,16 +30,16 @@ def check_env(make: Callable[[int], TeamEnv], seed: int = 0, steps: int | None =
     if several is None:
         return found.problems
     try:
-        _check_spec(several.spec, found)
-        limit = several.spec.episode_limit
-        length = steps or max(limit + 2, min(2 * limit + 2, 300))
-        rows = list(range(ENVS))
-        first = _Play(several, rows, seed, found).run(length)
-        if several.spec.reproducible and first.complete:
+        spec = several.spec
+        _check_spec(spec, found)
+        length = steps or max(spec.episode_limit + 2, min(2 * spec.episode_limit + 2, 300))
+        first = Play(several, list(range(ENVS)), seed, found).run(length)
+        _check_same(spec, several.spec, "changed while it was played", found)
+        if spec.reproducible and first.complete:
             _check_repeats(make, several, first, seed, length, found)
         _check_finals(first, found)
     finally:
-        several.close()
+        _close(several, found)
     return found.problems
 
 
@@ -54,12 +52,32 @@ def format_report(title: str, problems: Sequence[Problem]) -> str:
 
 
 def _built(make: Callable[[int], TeamEnv], count: int, found: Findings) -> TeamEnv | None:
-    env = make(count)
+    try:
+        env = make(count)
+    except (UserError, RunFailed):
+        raise
+    except FAULTS as error:
+        found.add("crash", f"{count} environments could not be made: {in_words(error)}")
+        return None
     if env.num_envs != count:
         found.add("spec", f"asked for {count} environments, num_envs says {env.num_envs}")
-        env.close()
+        _close(env, found)
         return None
     return env
+
+
+def _close(env: TeamEnv, found: Findings) -> None:
+    try:
+        env.close()
+    except FAULTS as error:
+        found.add("crash", f"close: {in_words(error)}")
+
+
+def _check_same(spec: TeamSpec, other: TeamSpec, how: str, found: Findings) -> None:
+    for field in fields(spec):
+        was, now = getattr(spec, field.name), getattr(other, field.name)
+        if was != now:
+            found.add("spec", f"spec.{field.name} {how}: {was}, then {now}")
 
 
 def _check_spec(spec: TeamSpec, found: Findings) -> None:
@@ -74,6 +92,19 @@ def _check_spec(spec: TeamSpec, found: Findings) -> None:
     actions = max(spec.action_dims, default=0) if spec.discrete else 0
     if actions != spec.n_actions:
         found.add("spec", f"spec.n_actions is {spec.n_actions} where {actions} follows from action_dims")
+    for key in ("obs_range", "state_range"):
+        limits = getattr(spec, key)
+        if limits is not None and not limits[0] <= limits[1]:
+            found.add("spec", f"spec.{key} goes from {limits[0]} to {limits[1]}")
+    if spec.entities is not None and len(spec.entities.allies) not in (0, n - 1):
+        found.add("spec", f"spec.entities has {len(spec.entities.allies)} allies for {n} agents")
+    _check_groups(spec, found)
+
+
+def _check_groups(spec: TeamSpec, found: Findings) -> None:
+    n = spec.n_agents
+    if len(set(spec.group_names)) != len(spec.group_names):
+        found.add("groups", f"spec.group_names repeats a name: {', '.join(spec.group_names)}")
     if spec.group_ids or spec.group_names:
         if len(spec.group_ids) != n:
             found.add("groups", f"spec.group_ids has {len(spec.group_ids)} entries for {n} agents")
@@ -85,267 +116,59 @@ def _check_spec(spec: TeamSpec, found: Findings) -> None:
 
 
 def _check_repeats(
-    make: Callable[[int], TeamEnv], several: TeamEnv, first: _Play, seed: int, length: int, found: Findings
+    make: Callable[[int], TeamEnv], several: TeamEnv, first: Play, seed: int, length: int, found: Findings
 ) -> None:
     """The same episodes again: in the same object, alone, and with every array spoilt that came back."""
     rows = list(range(ENVS))
-    again = _Play(several, rows, seed, found).run(length)
+    again = Play(several, rows, seed, found).run(length)
     difference = _difference(first, again, rows, 0.0)
     if difference:
         found.add("seed ignored", f"the same seeds and actions gave another episode: {difference}")
         return
-    spoilt = _Play(several, rows, seed, found, spoil=True).run(length)
+    spoilt = Play(several, rows, seed, found, spoil=True).run(length)
     difference = _difference(first, spoilt, rows, 0.0)
     if difference:
         what = "writing to arrays that were given or returned, or drawing,"
         found.add("aliasing", f"{what} changed what followed: {difference}")
         return
+    if not several.spec.discrete:
+        beyond = Play(several, rows, seed, found, beyond=True).run(length)
+        difference = _difference(first, beyond, rows, 0.0)
+        if difference:
+            found.add("actions not cut", f"larger numbers than the largest action gave another episode: {difference}")
+    _check_alone(make, several.spec, first, seed, length, found)
+
+
+def _check_alone(
+    make: Callable[[int], TeamEnv], spec: TeamSpec, first: Play, seed: int, length: int, found: Findings
+) -> None:
+    """The first and the last environment's episodes again, in an object that holds nothing else."""
     alone = _built(make, 1, found)
     if alone is None:
         return
     try:
+        _check_same(spec, alone.spec, f"depends on how many environments there are ({ENVS}, then 1)", found)
         for row in (0, ENVS - 1):
-            difference = _difference(first, _Play(alone, [row], seed, found).run(length), [row], 1e-4)
+            difference = _difference(first, Play(alone, [row], seed, found).run(length), [row], 1e-4)
             if difference:
                 name = "final observation" if "final" in difference else "neighbours"
                 found.add(name, f"environment {row} beside {ENVS - 1} others is not what it is alone: {difference}")
                 return
     finally:
-        alone.close()
+        _close(alone, found)
 
 
-def _check_finals(play: _Play, found: Findings) -> None:
-    """A final observation that is always the next episode's first one, or the one before the last action."""
-    changed = np.array(play.changed, np.float64)
-    if len(play.finals) < 2 or not changed.size or changed.mean() < 0.5:
-        return
-    for k, what in enumerate(("the first one of the next episode", "the one before the last action")):
-        if all(equal[k] for equal in play.finals):
-            found.add("final observation", f"in {len(play.finals)} ended episodes the final observation was {what}")
+def _check_finals(play: Play, found: Findings) -> None:
+    """A final observation or state that is always the next episode's first one, or the one before the last action."""
+    for field, finals in play.finals.items():
+        if len(finals) < 2 or 2 * sum(play.changed[field]) <= len(play.changed[field]):
+            continue  # what seldom changes says nothing
+        for k, what in enumerate(("the first one of the next episode", "the one before the last action")):
+            if all(equal[k] for equal in finals):
+                found.add("final observation", f"in {len(finals)} ended episodes the final {field} was {what}")
 
 
-class _CountedSeeds(Iterator[int]):
-    def __init__(self, seed: int, row: int) -> None:
-        self._seeds = EpisodeSeeds(seed, Purpose.EPISODE, row)
-        self.taken = 0
-
-    def __next__(self) -> int:
-        self.taken += 1
-        return next(self._seeds)
-
-
-class _Play:
-    """Some vector steps of random legal actions; the actions of a row depend on the row's number alone."""
-
-    def __init__(self, env: TeamEnv, rows: list[int], seed: int, found: Findings, spoil: bool = False) -> None:
-        self._env, self._rows, self._found, self._spoil = env, rows, found, spoil
-        self._spec = env.spec
-        self._seeds = [_CountedSeeds(seed, row) for row in rows]
-        self._generators = [np.random.default_rng((seed, 7, row)) for row in rows]
-        self._kept: list[tuple[int, str, npt.NDArray[Any], npt.NDArray[Any]]] = []  # step, name, array, copy
-        self.complete = False  # every step was made
-        self.trace: dict[int, list[dict[str, npt.NDArray[Any]]]] = {row: [] for row in rows}
-        self.finals: list[tuple[bool, bool]] = []  # equal to the next first one, equal to the one before
-        self.changed: list[bool] = []  # whether the observation changed in a step within an episode
-
-    def run(self, length: int) -> _Play:
-        try:
-            self._run(length)
-        except FAULTS as error:
-            self._found.add("crash", in_words(error))
-        return self
-
-    def _run(self, length: int) -> None:
-        obs = self._env.reset(self._seeds)
-        if not self._observation(obs, len(self._rows), "reset"):
-            return
-        ages, episodes = np.zeros(len(self._rows), np.int64), len(self._rows)
-        self._somebody(obs, ages == 0, "reset")
-        for t in range(length):
-            self._keep(t, obs, FIELDS)
-            before = obs.rows(np.arange(len(self._rows)))
-            actions = self._choose(before)
-            passed = actions.copy()
-            if self._spoil:
-                self._scribble(obs, FIELDS)
-                self._picture(t)
-            step = self._env.step(passed)
-            if not np.array_equal(passed, actions):
-                self._found.add("actions changed", f"step {t} wrote to the actions it was given")
-            if not self._outcome(step, t):
-                return
-            self._somebody(step.next, step.ended, f"step {t}")
-            self._untouched(t)
-            self._record(before, step)
-            ages += 1
-            if (ages > self._spec.episode_limit).any():
-                self._found.add(
-                    "episode too long", f"an episode went on after spec.episode_limit={self._spec.episode_limit} steps"
-                )
-            ages[step.ended] = 0
-            episodes += int(step.ended.sum())
-            if self._spoil:
-                passed[:] = 0
-                self._scribble(step, OUTCOME)
-            else:
-                self._keep(t, step, OUTCOME)
-                if step.final is not None:
-                    self._keep(t, step.final, FIELDS, "final ")
-            obs = step.next
-        taken = sum(seeds.taken for seeds in self._seeds)
-        if taken != episodes:
-            self._found.add("seeds", f"{taken} seeds were taken for {episodes} episodes")
-        self.complete = True
-
-    def _choose(self, obs: Obs) -> npt.NDArray[Any]:
-        if not self._spec.discrete:
-            shape = (self._spec.n_agents, max(self._spec.action_dims))
-            return np.stack([rng.uniform(-1, 1, shape).astype(np.float32) for rng in self._generators])
-        noise = np.stack([rng.random(obs.avail.shape[1:]) for rng in self._generators])
-        chosen: npt.NDArray[np.int64] = np.where(obs.avail, noise, -1.0).argmax(axis=2)
-        return chosen
-
-    def _picture(self, t: int) -> None:
-        """Of the first environment; that drawing changes nothing shows in what is played after it."""
-        picture = self._env.render(0) if t < PICTURES else None
-        if picture is None:
-            return
-        kind, shape = getattr(picture, "dtype", type(picture).__name__), np.shape(picture)
-        if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or not picture.size:
-            self._found.add("picture", f"step {t}: render(0) gave {kind} {shape}, not bytes [height, width, 3]")
-
-    # ---- one observation, one outcome
-
-    def _observation(self, obs: Obs, rows: int, where: str) -> bool:
-        """Whether the arrays can be used at all; tells what is wrong with them."""
-        spec = self._spec
-        n = spec.n_agents
-        usable = typed(self._found, f"{where}: obs", obs.obs, np.float32, (rows, n, spec.obs_dim))
-        usable &= typed(self._found, f"{where}: state", obs.state, np.float32, (rows, spec.state_dim))
-        usable &= typed(self._found, f"{where}: avail", obs.avail, np.bool_, (rows, n, spec.n_actions))
-        usable &= typed(self._found, f"{where}: alive", obs.alive, np.bool_, (rows, n))
-        if not usable:
-            return False
-        finite(self._found, f"{where}: obs", obs.obs)
-        finite(self._found, f"{where}: state", obs.state)
-        within(self._found, f"{where}: obs", obs.obs, spec.obs_range)
-        within(self._found, f"{where}: state", obs.state, spec.state_range)
-        for i, size in enumerate(spec.obs_dims):
-            if obs.obs[:, i, size:].any():
-                self._found.add("padded observation", f"{where}: agent {i} shows more than its {size} numbers")
-        if spec.discrete:
-            self._masks(obs, where)
-        return True
-
-    def _masks(self, obs: Obs, where: str) -> None:
-        for i, size in enumerate(self._spec.action_dims):
-            if obs.avail[:, i, size:].any():
-                self._found.add("padded action", f"{where}: agent {i} is offered more than its {size} actions")
-        stuck = ~obs.avail.any(axis=2)
-        for name, who in (("no legal action", stuck & obs.alive), ("dead agent", stuck & ~obs.alive)):
-            if who.any():
-                row, agent = np.argwhere(who)[0]
-                self._found.add(name, f"{where}: agent {agent} of environment {row} has no legal action")
-
-    def _somebody(self, obs: Obs, begun: npt.NDArray[np.bool_], where: str) -> None:
-        """In episodes that have just begun (`begun`: [E]) there is somebody to act."""
-        empty = np.flatnonzero(begun & ~obs.alive.any(axis=1))
-        if len(empty):
-            self._found.add("empty team", f"{where}: environment {empty[0]} begins an episode with no agent alive")
-
-    def _outcome(self, step: Step, t: int) -> bool:
-        e, n, where = len(self._rows), self._spec.n_agents, f"step {t}"
-        usable = typed(self._found, f"{where}: terminated", step.terminated, np.bool_, (e,))
-        usable &= typed(self._found, f"{where}: truncated", step.truncated, np.bool_, (e,))
-        usable &= typed(self._found, f"{where}: reward", step.reward, np.float32, (e,), "reward shape")
-        if step.agent_reward is not None:
-            usable &= typed(
-                self._found, f"{where}: agent_reward", step.agent_reward, np.float32, (e, n), "reward shape"
-            )
-        elif self._spec.agent_rewards:
-            self._found.add("reward shape", f"{where}: agent_reward is None, but spec.agent_rewards is set")
-            return False
-        usable = self._observation(step.next, e, where) and usable
-        if not usable:
-            return False
-        for what, rewards in (("reward", step.reward), ("agent_reward", step.agent_reward)):
-            if rewards is not None:
-                finite(self._found, f"{where}: {what}", rewards)
-        if (step.terminated & step.truncated).any():
-            self._found.add("both ends", f"{where}: terminated and truncated are both set")
-        self._information(step, where)
-        return self._final(step, where)
-
-    def _information(self, step: Step, where: str) -> None:
-        for key in (*self._spec.metrics, *(("win",) if self._spec.has_win else ())):
-            if key not in step.info:
-                self._found.add("metrics", f"{where}: info lacks {key}")
-            elif np.shape(step.info[key]) != (len(self._rows),):
-                self._found.add("metrics", f"{where}: info[{key}] has shape {np.shape(step.info[key])}")
-
-    def _final(self, step: Step, where: str) -> bool:
-        count = int(step.ended.sum())
-        if step.final is None:
-            if count:
-                self._found.add("final observation", f"{where}: {count} episodes ended, but final is None")
-            return not count
-        if not count:
-            self._found.add("final observation", f"{where}: no episode ended, but final is not None")
-            return True
-        if len(step.final.obs) != count:
-            self._found.add(
-                "final observation", f"{where}: {count} episodes ended, but final has {len(step.final.obs)} rows"
-            )
-            return False
-        return self._observation(step.final, count, f"{where}, final")
-
-    # ---- what happened
-
-    def _record(self, before: Obs, step: Step) -> None:
-        ended = np.flatnonzero(step.ended)
-        for e, row in enumerate(self._rows):
-            seen = {f: getattr(step.next, f)[e].copy() for f in FIELDS}
-            seen |= {k: np.array(getattr(step, k)[e]) for k in ("reward", "terminated", "truncated")}
-            if step.agent_reward is not None:
-                seen["agent_reward"] = step.agent_reward[e].copy()
-            if e in ended and step.final is not None:
-                j = int(np.searchsorted(ended, e))
-                seen |= {f"final {f}": getattr(step.final, f)[j].copy() for f in FIELDS}
-                last = (step.final.obs[j], step.final.state[j])
-                self.finals.append(
-                    (
-                        _all_equal(last, (step.next.obs[e], step.next.state[e])),
-                        _all_equal(last, (before.obs[e], before.state[e])),
-                    )
-                )
-            else:
-                same = _all_equal((before.obs[e], before.state[e]), (step.next.obs[e], step.next.state[e]))
-                self.changed.append(not same)
-            self.trace[row].append(seen)
-
-    def _keep(self, t: int, holder: Obs | Step, names: Sequence[str], prefix: str = "") -> None:
-        if not self._spoil:
-            arrays = [(prefix + name, getattr(holder, name)) for name in names]
-            self._kept += [(t, name, array, array.copy()) for name, array in arrays if array is not None]
-
-    def _untouched(self, t: int) -> None:
-        for _, name, array, copy in self._kept:
-            if not np.array_equal(array, copy, equal_nan=array.dtype.kind == "f"):
-                self._found.add("aliasing", f"step {t} wrote to the {name} that was returned before")
-        self._kept = [kept for kept in self._kept if kept[0] > t - KEPT_STEPS]
-
-    def _scribble(self, holder: Obs | Step, names: Sequence[str]) -> None:
-        for name in names:
-            array = getattr(holder, name)
-            if array is not None and array.flags.writeable:
-                array[...] = 77 if array.dtype.kind == "f" else ~array
-
-
-def _all_equal(left: Sequence[npt.NDArray[Any]], right: Sequence[npt.NDArray[Any]]) -> bool:
-    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(left, right, strict=True))
-
-
-def _difference(left: _Play, right: _Play, rows: list[int], tolerance: float) -> str | None:
+def _difference(left: Play, right: Play, rows: list[int], tolerance: float) -> str | None:
     """The first place where two plays differ by more than the tolerance, or None. Differences that grew to it step by
     step are rounding's, which depends on how many environments are computed together: what follows is not compared."""
     for row in rows:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 CHECKS: dict[str, str] = {
-    "spec": "sizes and names in the spec agree with each other",
-    "groups": "every agent has a group, every group a name",
+    "spec": "sizes and names in the spec agree with each other, and the spec is always the same",
+    "groups": "every agent has a group, every group a name of its own",
     "dtype": "arrays are float32 or bool, as documented",
     "shape": "observations, states, masks and ends have the sizes of the spec",
     "reward shape": "the reward is [E], agent_reward [E, N]",
@@ -24,14 +24,15 @@ CHECKS: dict[str, str] = {
     "both ends": "terminated and truncated exclude each other",
     "final observation": "ended episodes show their last observation, one row for each, in order",
     "episode too long": "no episode is longer than spec.episode_limit",
-    "metrics": "info holds an [E] array for every metric of the spec, and win where it is promised",
+    "metrics": "info holds an [E] array of numbers for every metric of the spec, and win where it is promised",
     "picture": "render(index) gives bytes [height, width, 3] (numpy, uint8) or None",
     "seeds": "every episode takes one seed of its environment's sequence",
     "seed ignored": "the same seed and actions give the same episode",
     "neighbours": "an environment does not depend on those beside it",
     "aliasing": "returned arrays are never written to again, nor read, and drawing changes nothing",
     "actions changed": "the actions are only read",
-    "crash": "reset and step raise nothing",
+    "actions not cut": "continuous actions beyond [-1, 1], or beyond an agent's own number, are cut",
+    "crash": "the environments can be made, and reset, step and close raise nothing",
 }
 """Every kind of problem by name, and what has to hold."""
 

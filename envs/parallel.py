@@ -169,44 +169,51 @@ def one_kind_of_action(team: Sequence[Agent], label: str) -> bool:
     )
 
 
+NO_BOUND = 1e30  # of an action: some spaces say the largest float where they mean that there is none
+
+
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of continuous actions, [N, D] each; D is the largest agent's, the others are padded."""
+    """Bounds of continuous actions, [N, D] each; D is the largest agent's, the others are padded.
+
+    A component that its space does not bound on both sides moves over a length of 2: from the bound that it has,
+    otherwise from -1 to 1.
+    """
 
     low: npt.NDArray[np.float32]
     high: npt.NDArray[np.float32]
-    bounded: npt.NDArray[np.bool_]  # both are finite
 
     @cached_property
     def _symmetric(self) -> bool:
-        return bool(self.bounded.all() and (self.low == -self.high).all())
+        return bool((self.low == -self.high).all())
 
     @classmethod
     def of(cls, spaces: Sequence[Any]) -> Bounds:
         """Of the agents' Boxes."""
         widest = max(math.prod(space.shape) for space in spaces)
-        low, high = np.full((2, len(spaces), widest), np.inf, np.float32)
+        low, high = np.zeros((2, len(spaces), widest), np.float32)
         for i, space in enumerate(spaces):
-            low[i, : math.prod(space.shape)] = space.low.reshape(-1)
-            high[i, : math.prod(space.shape)] = space.high.reshape(-1)
-        bounded = np.isfinite(low) & np.isfinite(high)
-        return cls(np.where(bounded, low, 0), np.where(bounded, high, 0), bounded)
+            size = math.prod(space.shape)
+            low[i, :size], high[i, :size] = space.low.reshape(-1), space.high.reshape(-1)
+        below, above = np.abs(low) < NO_BOUND, np.abs(high) < NO_BOUND
+        least = np.where(below, low, np.where(above, high - 2, np.float32(-1)))
+        return cls(least, np.where(below & above, high, least + 2))
 
     def stretch(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Actions [E, N, D] in [-1, 1], clipped, in the bounds; unbounded components unchanged."""
+        """Actions [E, N, D] in [-1, 1], clipped, in the bounds."""
         if self._symmetric:
             return np.asarray(np.minimum(np.maximum(actions, np.float32(-1)), np.float32(1)) * self.high)
         # About the middle, so that symmetric bounds lose no digits.
         middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
-        inside = np.clip(middle + np.clip(actions, -1, 1) * half, self.low, self.high)
-        return np.where(self.bounded, inside, actions)
+        inside: npt.NDArray[Any] = np.clip(middle + np.clip(actions, -1, 1) * half, self.low, self.high)
+        return inside
 
 
 def groups_of(
     names: Sequence[str], obs_dims: Sequence[int], action_dims: Sequence[int], known: Mapping[str, str] | None = None
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """spec.group_ids and spec.group_names, both () for one group: `known` by the agents' names or, without it, agents
-    whose names differ by a number alone and who see and do equally much."""
+    whose names differ by a number alone and who see and do equally much (`red_1`, `red_2`, … where reds do not)."""
     kinds: list[Any] = [known[name] for name in names] if known is not None else []
     if known is None:
         prefixes = [re.sub(r"_?\d+$", "", name) for name in names]
@@ -214,7 +221,9 @@ def groups_of(
     groups = list(dict.fromkeys(kinds))
     if len(groups) < 2:
         return (), ()
-    return tuple(map(groups.index, kinds)), tuple(g if isinstance(g, str) else g[0] for g in groups)
+    bare = [kind if isinstance(kind, str) else kind[0] for kind in groups]
+    named = [f"{name}_{bare[: i + 1].count(name)}" if bare.count(name) > 1 else name for i, name in enumerate(bare)]
+    return tuple(map(groups.index, kinds)), tuple(named)
 
 
 def can_be_seeded(env: Any) -> bool:

@@ -90,7 +90,7 @@ class ParallelTeam(TeamEnv):
     truncated, after `max_steps`. The final observation of a truncated episode is what the agents saw last.
 
     *Actions.* Discrete ones count from 0 whatever the space's `start`. Continuous ones (every team space a Box of
-    equal size) are in [-1, 1], clipped, then stretched to the space's bounds; unbounded components pass unchanged.
+    numbers) are in [-1, 1], clipped, then stretched to the space's bounds (`Bounds` says to which where it has none).
 
     *Masks* come from Dict observations of `observation` and `action_mask`, or from `infos[agent]["action_mask"]`.
     """

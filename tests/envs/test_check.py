@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from phalanx.envs.check import CHECKS, check_env, format_report
-from phalanx.envs.team import BatchedTeamEnv, Bools, Floats, Obs, Step, TeamSpec
+from phalanx.envs.team import BatchedTeamEnv, Bools, EntityView, Floats, Obs, Step, TeamSpec
 
 Change = Callable[[Any], Any]
 
@@ -90,6 +90,10 @@ def on_step(change: Callable[[Step], Step], **spec: Any) -> type[Walk]:
             return change(super().step(actions))
 
     return Changed
+
+
+def on_info(**info: Any) -> type[Walk]:
+    return on_step(lambda step: replace(step, info={**step.info, **info}))
 
 
 def on_spec(**spec: Any) -> type[Walk]:
@@ -269,6 +273,111 @@ class FinalIsStale(Walk):
         return step if step.final is None else replace(step, final=before.rows(np.flatnonzero(step.ended)))
 
 
+class FinalStateIsNext(Walk):
+    def step(self, actions: npt.NDArray[Any]) -> Step:
+        step = super().step(actions)
+        if step.final is None:
+            return step
+        return replace(step, final=replace(step.final, state=step.next.state[step.ended]))
+
+
+class ReadsTheFinalState(FixedLength):
+    """All episodes end at once, and the next ones go on from the state that the caller holds."""
+
+    def _advance(self, actions: npt.NDArray[Any]) -> tuple[Floats, Bools, dict[str, npt.NDArray[Any]]]:
+        self.place = self.place.copy()
+        return super()._advance(actions)
+
+    def step(self, actions: npt.NDArray[Any]) -> Step:
+        step = super().step(actions)
+        if step.final is not None:
+            self.place = step.final.state[:, ::2]
+        return step
+
+
+class SameMetric(Walk):
+    """Tells its metric with the same array every time."""
+
+    told: npt.NDArray[Any] | None = None
+
+    def _advance(self, actions: npt.NDArray[Any]) -> tuple[Floats, Bools, dict[str, npt.NDArray[Any]]]:
+        reward, over, info = super()._advance(actions)
+        if self.told is None:
+            self.told = info["moved"]
+        self.told[:] = info["moved"]
+        return reward, over, {**info, "moved": self.told}
+
+
+class LuckyWinner(Walk):
+    """Everything comes from the seed but who wins."""
+
+    def _advance(self, actions: npt.NDArray[Any]) -> tuple[Floats, Bools, dict[str, npt.NDArray[Any]]]:
+        reward, over, info = super()._advance(actions)
+        return reward, over, {**info, "win": over & (np.random.default_rng().random(len(over)) < 0.5)}
+
+
+class LastMomentInFloats(Walk):
+    """Draws well, but keeps the last moment's picture in other numbers."""
+
+    def render(self, index: int) -> npt.NDArray[np.uint8]:
+        return np.zeros((4, 5, 3), np.uint8)
+
+    def last_picture(self) -> Any:
+        return None if self._last_picture is None else self._last_picture / 255
+
+
+class SpecOfMany(Walk):
+    def __init__(self, num_envs: int) -> None:
+        super().__init__(num_envs)
+        self.spec = replace(self.spec, agent_names=("left", f"right{num_envs}"))
+
+
+class SpecGrows(Walk):
+    def _begin(self, rows: npt.NDArray[np.int64], seeds: Sequence[int]) -> None:
+        super()._begin(rows, seeds)
+        self.spec = replace(self.spec, versions={"walk": str(int(self.spec.versions.get("walk", "0")) + 1)})
+
+
+class NoneAlone(Walk):
+    def __init__(self, num_envs: int) -> None:
+        if num_envs == 1:
+            raise ValueError("too lonely")
+        super().__init__(num_envs)
+
+
+class DoesNotClose(Walk):
+    def close(self) -> None:
+        raise OSError("the door is stuck")
+
+
+class Drives(Walk):
+    """Continuous actions, which are cut."""
+
+    def __init__(self, num_envs: int) -> None:
+        super().__init__(num_envs)
+        self.spec = replace(self.spec, discrete=False, n_actions=0, action_dims=(2, 1))
+
+    def _advance(self, actions: npt.NDArray[Any]) -> tuple[Floats, Bools, dict[str, npt.NDArray[Any]]]:
+        return super()._advance(self.force(actions).sum(axis=2))
+
+    def force(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        cut: npt.NDArray[Any] = actions.clip(-1, 1) * np.array([[1, 1], [1, 0]], np.float32)
+        return cut
+
+    def _observe(self) -> Obs:
+        return replace(super()._observe(), avail=np.ones((self.num_envs, 2, 0), np.bool_))
+
+
+class DrivesTooFast(Drives):
+    def force(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return actions * np.array([[1, 1], [1, 0]], np.float32)
+
+
+class DrivesWithTheOthersWheel(Drives):
+    def force(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return actions.clip(-1, 1)
+
+
 class Raises(Walk):
     def _advance(self, actions: npt.NDArray[Any]) -> tuple[Floats, Bools, dict[str, npt.NDArray[Any]]]:
         raise RuntimeError("out of order")
@@ -317,27 +426,44 @@ FAULTS: list[tuple[str, str, type[Walk]]] = [
     ),
     ("final observation", "is not what it is alone: final", WrongFinalOrder),
     ("final observation", "first one of the next", FinalIsNext),
-    ("final observation", "before the last action", FinalIsStale),
+    ("final observation", "final obs was the one before the last action", FinalIsStale),
+    ("final observation", "final state was the first one of the next", FinalStateIsNext),
     ("episode too long", "episode_limit=6", NeverEnds),
     ("metrics", "lacks moved", on_step(lambda s: replace(s, info={"win": s.info["win"]}))),
     ("metrics", "lacks win", on_step(lambda s: replace(s, info={"moved": s.info["moved"]}))),
     ("metrics", "shape", on_step(lambda s: replace(s, info={**s.info, "moved": np.zeros(())}))),
+    ("metrics", r"info\[moved\] is object, not numbers", on_info(moved=np.array([None] * 3))),
+    ("metrics", r"info\[win\] is \[0.5, ", on_info(win=np.full(3, 0.5))),
+    ("not a number", r"info\[moved\]\[0\] is nan", on_info(moved=np.full(3, np.nan))),
     ("seeds", "seeds were taken", TakesTwoSeeds),
     ("seed ignored", "another episode", IgnoresSeeds),
     ("seed ignored", "another episode", RemembersThePast),
+    ("seed ignored", r"another episode: info\[win\]", LuckyWinner),
     ("neighbours", "is not what it is alone", OneGeneratorForAll),
     ("aliasing", "wrote to the state", SameBuffer),
     ("aliasing", "wrote to the reward", SameReward),
+    ("aliasing", r"wrote to the info\[moved\]", SameMetric),
     ("aliasing", "changed what followed", ReadsWhatItGave),
+    ("aliasing", "changed what followed", ReadsTheFinalState),
     ("aliasing", "changed what followed", ReadsActionsLater),
     ("aliasing", "or drawing, changed what followed", MovesWhenDrawn),
     ("picture", r"gave float64 \(4, 5, 3\), not bytes", drawn(np.zeros((4, 5, 3)))),
     ("picture", r"gave uint8 \(4, 5\)", drawn(np.zeros((4, 5), np.uint8))),
     ("picture", r"gave list \(1,\)", drawn([1])),
+    ("picture", r"last_picture\(\) gave float64", LastMomentInFloats),
+    ("actions not cut", "larger numbers .* gave another episode", DrivesTooFast),
+    ("actions not cut", "gave another episode", DrivesWithTheOthersWheel),
     ("actions changed", "wrote to the actions", WritesToActions),
     ("crash", "RuntimeError: out of order", Raises),
+    ("crash", "1 environments could not be made: ValueError: too lonely", NoneAlone),
+    ("crash", "close: OSError: the door is stuck", DoesNotClose),
     ("groups", "3 entries for 2 agents", on_spec(group_ids=(0, 1, 1))),
     ("groups", r"uses groups \[0, 1\], 1 have names", on_spec(group_names=("all",))),
+    ("groups", "repeats a name: all, all", on_spec(group_names=("all", "all"))),
+    ("spec", "spec.obs_range goes from 9 to 0", on_spec(obs_range=(9, 0))),
+    ("spec", "2 allies for 2 agents", on_spec(entities=EntityView(own=(0,), allies=((1,), (2,))))),
+    ("spec", r"agent_names depends on how many .* \('left', 'right3'\), then \('left', 'right1'\)", SpecOfMany),
+    ("spec", "spec.versions changed while it was played: {}, then {'walk'", SpecGrows),
     ("spec", "agent_names has 1", on_spec(agent_names=("left",))),
     ("spec", "repeats", on_spec(agent_names=("left", "left"))),
     ("spec", "obs_dim is 3", on_spec(obs_dims=(2, 2))),
@@ -353,6 +479,7 @@ def test_rounding_that_grows_is_no_neighbour() -> None:
 
 def test_a_correct_environment_has_no_problem() -> None:
     assert check_env(Walk) == []
+    assert check_env(Drives) == []
 
 
 @pytest.mark.parametrize(("name", "sentence", "fault"), FAULTS)

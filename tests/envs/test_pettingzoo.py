@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
 
 from phalanx.configs.errors import UserError
 from phalanx.envs.check import check_env
+from phalanx.envs.parallel import Bounds
 from phalanx.envs.pettingzoo import PettingZooTeam
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
 from phalanx.envs.team import Obs, Step
@@ -128,6 +130,8 @@ def test_groups_are_names_with_the_same_sizes() -> None:
     spec = toy("Toy").spec
     assert (spec.group_ids, spec.group_names) == ((0, 0, 1), ("red", "blue"))
     assert toy("Toy", team=REDS).spec.group_ids == ()
+    unequal = toy("Unequal").spec
+    assert (unequal.group_ids, unequal.group_names) == ((0, 1, 2), ("red_1", "red_2", "blue"))
 
 
 @pytest.mark.parametrize(
@@ -266,8 +270,20 @@ def test_continuous_actions_are_stretched_to_the_bounds() -> None:
     assert obs.avail.shape == (1, 3, 0)
     env.step(np.array([[[-1, -1, -7], [0, 0, 0], [5, 0.5, 7]]], np.float32))
     given = np.stack([orders(env)[-1][name] for name in NAMES])
-    np.testing.assert_allclose(given, [[0, -2, -7], [0.5, 0, 0], [1, 1, 7]])
+    np.testing.assert_allclose(given, [[0, -2, -1], [0.5, 0, 0], [1, 1, 1]])  # the third may be anything: -1 to 1
     assert given.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "least", "most"),
+    [(0, np.inf, 0, 2), (-np.inf, 5, 3, 5), (-np.inf, np.inf, -1, 1), (-3.4e38, 3.4e38, -1, 1)],
+)
+def test_what_is_not_bounded_on_both_sides_moves_over_a_length_of_two(
+    low: float, high: float, least: float, most: float
+) -> None:
+    bounds = Bounds.of([Box(low, high, (1,), np.float32), Box(-1, 3, (1,), np.float32)])
+    stretched = bounds.stretch(np.array([[[-1], [-1]], [[1], [1]]], np.float32))
+    np.testing.assert_array_equal(stretched, np.array([[[least], [-1]], [[most], [3]]], np.float32))
 
 
 # ---- opponents
