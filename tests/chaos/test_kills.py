@@ -104,6 +104,7 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_hanging_worker_is_restarted(session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("phalanx.cluster.calls.CALL_LIMIT_S", 5.0)
+    monkeypatch.setattr("phalanx.cluster.calls.MOST_HANGS", 20)  # a busy machine may be as slow as this limit
     stopped: list[int] = []
 
     def stop_one(row: dict[str, Any]) -> None:
