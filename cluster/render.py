@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from phalanx.configs.errors import UserError
+from phalanx.configs.errors import RunFailed, UserError
 from phalanx.configs.settings import EnvSettings
-from phalanx.envs.faults import reset_env, step_env
+from phalanx.envs.faults import FAULTS, in_words, reset_env, step_env
+from phalanx.envs.pictures import as_picture
 from phalanx.envs.registry import make_env
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
 from phalanx.envs.team import Step, TeamEnv, TeamPolicy
@@ -95,7 +96,7 @@ class _Line:
     def add(self, step: Step) -> None:
         """Environment 0 made a step."""
         self._steps += 1
-        self._sum += float(step.reward[0])
+        self._sum += float(step.earned[0])
         if self._spec.has_win and step.ended[0]:
             self._outcome = "  won" if step.info["win"][0] else "  not won"
 
@@ -108,14 +109,24 @@ class _Line:
 
 def _last_picture(env: TeamEnv) -> Frame | None:
     picture = env.last_picture()
-    return None if picture is None else _not_too_large(picture)
+    return None if picture is None else _usable(env, picture)
 
 
 def _picture(env: TeamEnv) -> Frame:
-    picture = env.render(0)
+    try:
+        picture = env.render(0)
+    except FAULTS as error:
+        raise RunFailed(f"environment {env.spec.env_name} failed in render: {in_words(error)}") from error
     if picture is None:
         raise UserError(f"the environment {env.spec.env_name} cannot draw itself: {env.why_no_picture}")
-    return _not_too_large(np.asarray(picture, dtype=np.uint8))
+    return _usable(env, picture)
+
+
+def _usable(env: TeamEnv, picture: Any) -> Frame:
+    try:
+        return _not_too_large(as_picture(picture))
+    except UserError as error:
+        raise UserError(f"the environment {env.spec.env_name} cannot draw itself: {error}") from error
 
 
 def _not_too_large(picture: Frame) -> Frame:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from phalanx.configs.errors import UserError
+from phalanx.configs.errors import RunFailed, UserError
+from phalanx.envs import parallel_calls as calls
 from phalanx.envs.faults import FAULTS, in_words
 
 PROBED_STEPS = 30
@@ -38,15 +39,20 @@ class Source:
         """One environment; what its constructor refuses is a UserError."""
         try:
             env = self.make()
+            names = list(getattr(env, "possible_agents", ()))
         except UserError:
             raise
+        except RunFailed as error:
+            raise UserError(str(error)) from error
         except FAULTS as error:
             raise UserError(
                 f"{self.label} cannot be made with {self.argument_key}={dict(self.arguments)}: {in_words(error)}"
             ) from error
-        names = getattr(env, "possible_agents", None)
         if not names:
-            raise UserError(f"{self.label}: the environment names no possible_agents, so the team is unknown")
+            raise UserError(
+                f"{self.label}: the environment names no possible_agents, so the team is unknown: list in it all agents"
+                " that can ever appear, when the environment is made"
+            )
         if not all(isinstance(name, str) for name in names):
             raise UserError(
                 f"{self.label}: possible_agents are {list(names)}, but agents are named by text: write '{names[0]}'"
@@ -58,48 +64,73 @@ class Source:
 class Agent:
     """One agent: how its observation becomes numbers and what its actions are."""
 
+    label: str  # with which errors begin
     name: str
     size: int  # of the flat observation
     plain: bool  # the observation is a vector already
-    masked: bool  # the observation is a Dict of "observation" and "action_mask"
+    masked: bool  # the observation is a Dict with an "action_mask" beside what is seen
+    key: str | None  # of what is seen, where a Dict holds nothing else but the mask
     observation_space: Any  # without the mask
     action_space: Any
     choices: int  # number of discrete actions; 0 where they are something else
     first: int  # the environment's number for our action 0
 
     def read(self, observation: Any) -> npt.NDArray[Any]:
-        """The observation as a vector [size]."""
-        from gymnasium.spaces import Box, flatten
+        """The observation as a vector [size]; a RunFailed where it does not have the form of its space."""
+        from gymnasium.spaces import Box, Discrete, flatten
 
-        content = observation["observation"] if self.masked else observation
-        if isinstance(self.observation_space, Box):
-            return np.asarray(content).reshape(-1)
-        return np.asarray(flatten(self.observation_space, content)).reshape(-1)
+        space = self.observation_space
+        try:
+            content = observation[self.key] if self.key else observation
+            if isinstance(space, Discrete) and np.any(np.asarray(content) < space.start):
+                raise ValueError(f"it begins at {space.start}")  # `flatten` would count from its end
+            vector = np.asarray(content if isinstance(space, Box) else flatten(space, content)).reshape(-1)
+        except Exception as error:
+            raise RunFailed(
+                f"{self.label}: {self.name} observes {reprlib.repr(observation)}, which is not in its"
+                f" observation_space {space} ({type(error).__name__}: {error})"
+            ) from error
+        if vector.size != self.size:
+            raise RunFailed(
+                f"{self.label}: {self.name} observes {vector.size} numbers but its observation_space declares"
+                f" {self.size}"
+            )
+        return vector
 
     def mask(self, observation: Any, info: Any) -> npt.NDArray[np.bool_] | None:
         """[choices]: the legal actions, or None where the environment gives no mask now. A mask that forbids
         everything is read as allowing the first action, because something must be done."""
-        if self.masked:
-            raw = observation["action_mask"]
-        elif info and "action_mask" in info:
-            raw = info["action_mask"]
-        else:
+        raw = (observation if self.masked else info or {}).get("action_mask")
+        if raw is None:
             return None
         mask = np.array(raw, dtype=np.bool_).reshape(-1)
         if mask.size != self.choices:
-            raise ValueError(f"{self.name}'s action_mask has {mask.size} entries for {self.choices} actions")
+            raise RunFailed(
+                f"{self.label}: the action_mask of {self.name} has {mask.size} entries, but its action_space"
+                f" {self.choices} actions"
+            )
         if not mask.any():
             mask[0] = True
         return mask
+
+    def fitted(self, action: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The agent's own components of a continuous action [D], as its space has them."""
+        space = self.action_space
+        own: npt.NDArray[Any] = action[: math.prod(space.shape)].astype(space.dtype).reshape(space.shape)
+        # Bounds are kept in float32, which may lie beyond those of a float64 space by rounding.
+        return np.clip(own, space.low, space.high) if space.dtype == np.float64 else own
 
 
 def describe(env: Any, name: str, label: str) -> Agent:
     """Reads one agent's spaces; a UserError where its observations cannot be made numbers."""
     from gymnasium.spaces import Box, Dict, Discrete, flatdim
 
-    whole, actions = _space(env, "observation_space", name, label), _space(env, "action_space", name, label)
-    masked = isinstance(whole, Dict) and {"observation", "action_mask"} <= set(whole.spaces)
-    space = whole["observation"] if masked else whole
+    space, actions = _space(env, "observation_space", name, label), _space(env, "action_space", name, label)
+    masked, key = isinstance(space, Dict) and "action_mask" in space.spaces and len(space.spaces) > 1, None
+    if masked:
+        rest = {other: part for other, part in space.spaces.items() if other != "action_mask"}
+        key = next(iter(rest)) if len(rest) == 1 else None
+        space = rest[key] if key else Dict(rest)
     try:
         size = int(flatdim(space))
     except (NotImplementedError, ValueError) as error:
@@ -109,7 +140,7 @@ def describe(env: Any, name: str, label: str) -> Agent:
         ) from error
     plain = isinstance(space, Box) and len(space.shape) == 1 and not masked
     choices, first = (int(actions.n), int(actions.start)) if isinstance(actions, Discrete) else (0, 0)
-    return Agent(name, size, plain, masked, space, actions, choices, first)
+    return Agent(label, name, size, plain, masked, key, space, actions, choices, first)
 
 
 def _space(env: Any, method: str, name: str, label: str) -> Any:
@@ -226,41 +257,12 @@ def groups_of(
     return tuple(map(groups.index, kinds)), tuple(named)
 
 
-def can_be_seeded(env: Any) -> bool:
-    """Whether `reset` takes a seed."""
-    try:
-        parameters = inspect.signature(env.reset).parameters
-    except (TypeError, ValueError):
-        return True
-    return "seed" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-
-def reset(env: Any, seed: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Observations and infos of a new episode; seed None for environments that take none."""
-    answer = env.reset() if seed is None else env.reset(seed=seed)
-    if not (isinstance(answer, tuple) and len(answer) == 2 and all(isinstance(part, Mapping) for part in answer)):
-        raise UserError(
-            "env.name=pettingzoo needs the Parallel API of PettingZoo 1.24 or newer, whose reset returns observations"
-            f" and infos; this one returned {type(answer).__name__}"
-        )
-    return answer
-
-
-def read_state(env: Any) -> npt.NDArray[np.float32] | None:
-    """`env.state()` as a new vector, or None where the environment has none that works."""
-    try:
-        state = env.state()
-        return None if state is None else np.array(state, np.float32).reshape(-1)
-    except Exception:  # NotImplementedError by the book; some wrappers fail in other ways
-        return None
-
-
 @dataclass(frozen=True)
 class Facts:
     """What trying the environment out showed."""
 
     reproducible: bool
-    state_size: int | None  # of env.state(); None where there is none
+    state_size: int | None  # of env.state(); None where there is none, or where its size changes
     state_is_observations: bool  # env.state() was every agent's observation, one after the other
 
 
@@ -269,12 +271,14 @@ def try_out(env: Any, agents: Sequence[Agent], label: str) -> Facts:
 
     The first time it is played further, because some environments carry things over from one episode to the next.
     """
-    seedable = can_be_seeded(env)
+    seedable = calls.can_be_seeded(env)
     seed = 12345 if seedable else None
     try:
         first, second = (_play(env, agents, label, seed, steps) for steps in (FIRST_STEPS, PROBED_STEPS))
     except UserError:
         raise
+    except RunFailed as error:
+        raise UserError(str(error)) from error
     except FAULTS as error:
         raise UserError(f"{label}: the environment failed in its first steps: {in_words(error)}") from error
     same = len(second) == min(len(first), PROBED_STEPS) and all(
@@ -282,7 +286,7 @@ def try_out(env: Any, agents: Sequence[Agent], label: str) -> Facts:
     )
     states = [state for _, state in first + second]
     known = [state for state in states if state is not None]
-    complete = len(known) == len(states)
+    complete = len(known) == len(states) and len({state.size for state in known}) == 1
     return Facts(
         reproducible=seedable and same,
         state_size=known[0].size if complete else None,
@@ -297,32 +301,27 @@ def _same(a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None) -> bool:
 def _play(env: Any, agents: Sequence[Agent], label: str, seed: int | None, steps: int) -> list[tuple[Any, Any]]:
     """(all observations, state) of the first steps of an episode with fixed random actions."""
     rng, record = np.random.default_rng(0), []
-    observations, infos = reset(env, seed)
+    observations, infos = calls.reset(env, seed, label)
     for agent in agents:
         agent.action_space.seed(0)
     for _ in range(steps):
-        seen = []
-        for agent in agents:
-            if agent.name not in observations:
-                seen.append(np.zeros(agent.size, np.float32))
-                continue
-            vector = agent.read(observations[agent.name])
-            if vector.size != agent.size:
-                raise UserError(
-                    f"{label}: {agent.name} observes {vector.size} numbers but its observation_space"
-                    f" declares {agent.size}"
-                )
-            seen.append(vector.astype(np.float32))
-        record.append((np.concatenate(seen), read_state(env)))
+        seen = [
+            np.zeros(agent.size, np.float32)
+            if observations.get(agent.name) is None
+            else agent.read(observations[agent.name]).astype(np.float32)
+            for agent in agents
+        ]
+        record.append((np.concatenate(seen), calls.read_state(env)))
+        calls.require_known(frozenset(env.agents), [agent.name for agent in agents], label)
         live = [agent for agent in agents if agent.name in env.agents]
         if not live:
             break
         actions = {}
         for agent in live:
             mask = agent.mask(observations.get(agent.name), infos.get(agent.name)) if agent.choices else None
-            legal = None if mask is None else agent.first + int(rng.choice(np.flatnonzero(mask)))
+            legal = None if mask is None else agent.first + rng.choice(np.flatnonzero(mask))
             actions[agent.name] = agent.action_space.sample() if legal is None else legal
-        observations, _, _, _, infos = env.step(actions)
+        observations, _, _, _, infos = calls.step(env, actions, label)
     return record
 
 

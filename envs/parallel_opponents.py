@@ -65,7 +65,7 @@ class Still(_Independent):
 
     def _choose(self, e: int, agent: Agent, mask: Bools | None) -> Any:
         if agent.choices:
-            return agent.first + (0 if mask is None else int(mask.argmax()))
+            return np.int64(agent.first + (0 if mask is None else mask.argmax()))
         return _nothing(agent)
 
 
@@ -89,8 +89,8 @@ class Random(_Independent):
         if not agent.choices:
             return self._spaces[e][agent.name].sample()
         if mask is None:
-            return agent.first + int(self._generators[e].integers(agent.choices))
-        return agent.first + int(self._generators[e].choice(np.flatnonzero(mask)))
+            return agent.first + self._generators[e].integers(agent.choices)
+        return agent.first + self._generators[e].choice(np.flatnonzero(mask))
 
 
 class Scripted(_Independent):
@@ -146,10 +146,12 @@ class Trained(Opponents):
         if self._bounds is not None:
             vectors = self._bounds.stretch(chosen)
             return lambda e, live: {
-                agent.name: _shaped(vectors[e, i], agent) for i, agent in enumerate(self._agents) if agent.name in live
+                agent.name: agent.fitted(vectors[e, i]) for i, agent in enumerate(self._agents) if agent.name in live
             }
         return lambda e, live: {
-            agent.name: agent.first + int(chosen[e, i]) for i, agent in enumerate(self._agents) if agent.name in live
+            agent.name: agent.first + np.int64(chosen[e, i])
+            for i, agent in enumerate(self._agents)
+            if agent.name in live
         }
 
 
@@ -195,13 +197,6 @@ def _is_vector(agent: Agent) -> bool:
     from gymnasium.spaces import Box
 
     return isinstance(agent.action_space, Box)
-
-
-def _shaped(vector: npt.NDArray[Any], agent: Agent) -> npt.NDArray[Any]:
-    """The agent's own components, as its space has them."""
-    space = agent.action_space
-    own: npt.NDArray[Any] = vector[: math.prod(space.shape)].astype(space.dtype).reshape(space.shape)
-    return own
 
 
 def _nothing(agent: Agent) -> npt.NDArray[Any]:

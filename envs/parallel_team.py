@@ -3,82 +3,26 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from phalanx.configs.errors import UserError
+from phalanx.configs.errors import RunFailed, UserError
 from phalanx.envs import parallel
+from phalanx.envs import parallel_calls as calls
+from phalanx.envs.faults import FAULTS, in_words
 from phalanx.envs.importing import versions
 from phalanx.envs.parallel import Agent, Bounds, Source
+from phalanx.envs.parallel_calls import Everyone
+from phalanx.envs.parallel_frames import Frame, Side, stacked
 from phalanx.envs.parallel_opponents import Opponents, make_opponents
 from phalanx.envs.parallel_settings import ParallelSettings, TwoSidedSettings
+from phalanx.envs.pictures import as_picture
 from phalanx.envs.team import Bools, Floats, Obs, Step, TeamEnv, TeamPolicy, TeamSpec
 
 LOG = logging.getLogger(__name__)
-
-
-@dataclass
-class _Side:
-    """Some agents (the team, or its opponents) and where their observations lie in the flat vector of all."""
-
-    agents: list[Agent]
-    slices: list[slice]
-    width: int  # largest observation
-    choices: int  # largest number of actions; 0 where they are continuous
-    legal: Bools  # [n, choices]: each agent's own actions
-
-    @classmethod
-    def of(cls, agents: list[Agent], slices: dict[str, slice], discrete: bool) -> _Side:
-        sizes = [agent.choices if discrete else 0 for agent in agents]
-        choices = max(sizes, default=0)
-        legal = np.arange(choices) < np.array(sizes, dtype=np.int64)[:, None]
-        width = max((agent.size for agent in agents), default=0)
-        return cls(agents, [slices[agent.name] for agent in agents], width, choices, legal)
-
-    def view(self, frame: _Frame) -> tuple[Floats, Bools, Bools]:
-        """obs [R, n, width], avail [R, n, choices] and alive [R, n], new arrays."""
-        rows = len(frame.flat)
-        obs = np.zeros((rows, len(self.agents), self.width), np.float32)
-        for i, place in enumerate(self.slices):
-            obs[:, i, : place.stop - place.start] = frame.flat[:, place]
-        avail = np.repeat(self.legal[None], rows, axis=0)
-        alive = np.ones((rows, len(self.agents)), np.bool_)
-        for r in range(rows):
-            shown, masks = frame.shown[r], frame.masks[r]
-            if not masks and shown is frame.everyone:
-                continue
-            for i, agent in enumerate(self.agents):
-                if agent.name not in shown:
-                    alive[r, i] = False
-                    avail[r, i] = False
-                    avail[r, i, :1] = True
-                elif agent.name in masks:
-                    mask = masks[agent.name]
-                    avail[r, i, : mask.size] = mask
-        return obs, avail, alive
-
-
-class _Frame:
-    """What R environments show: everything that an `Obs` is made from, in arrays of its own."""
-
-    def __init__(self, flat: Floats, state: Floats | None, everyone: frozenset[str]) -> None:
-        self.flat = flat  # [R, total]: every agent's observation, zeros for who is not there
-        self.state = state  # [R, S] of env.state(), where it is asked for
-        self.everyone = everyone
-        self.shown: list[frozenset[str]] = [everyone] * len(flat)  # who is there
-        self.masks: list[dict[str, Bools]] = [{} for _ in range(len(flat))]  # the masks that were given
-
-    def row(self, r: int) -> _Frame:
-        copy = _Frame(
-            self.flat[r : r + 1].copy(), None if self.state is None else self.state[r : r + 1].copy(), self.everyone
-        )
-        copy.shown, copy.masks = [self.shown[r]], [self.masks[r]]
-        return copy
 
 
 class ParallelTeam(TeamEnv):
@@ -87,12 +31,15 @@ class ParallelTeam(TeamEnv):
     *Ends.* An agent that is terminated, truncated or no longer among `env.agents` has vanished: zero observation, not
     alive, only action 0 (which is not sent), reward 0. The episode ends when the whole team has vanished, whatever
     the opponents do: truncated where any of the agents that vanished last was truncated, terminated otherwise; or,
-    truncated, after `max_steps`. The final observation of a truncated episode is what the agents saw last.
+    truncated, after `max_steps`. The final observation of a truncated episode is what the agents saw last, be it a step
+    before: some environments show nothing to those who are cut off.
 
-    *Actions.* Discrete ones count from 0 whatever the space's `start`. Continuous ones (every team space a Box of
-    numbers) are in [-1, 1], clipped, then stretched to the space's bounds (`Bounds` says to which where it has none).
+    *Actions.* Discrete ones count from 0 whatever the space's `start`, and are sent as `sample` gives them (int64).
+    Continuous ones (every team space a Box of numbers) are in [-1, 1], clipped, then stretched to the space's bounds
+    (`Bounds` says to which where it has none).
 
-    *Masks* come from Dict observations of `observation` and `action_mask`, or from `infos[agent]["action_mask"]`.
+    *Masks* come from `action_mask` in Dict observations, or from `infos[agent]["action_mask"]`; where there is none (or
+    None) at a time, every action is legal.
     """
 
     def __init__(
@@ -102,7 +49,7 @@ class ParallelTeam(TeamEnv):
         num_envs: int,
         load_policy: Callable[[str], TeamPolicy] | None = None,
     ) -> None:
-        label = source.label
+        label = self._label = source.label
         self.num_envs = num_envs
         self._settings = settings
         self._envs = [source.build()]
@@ -118,7 +65,7 @@ class ParallelTeam(TeamEnv):
         team = parallel.choose_team(agents, two_sided.team if two_sided else None)
         discrete = parallel.one_kind_of_action(team, label)
         facts = parallel.try_out(probe, agents, label)
-        self._seeded = parallel.can_be_seeded(probe)
+        self._seeded = calls.can_be_seeded(probe)
         if not facts.reproducible:
             LOG.warning(
                 "%s cannot be seeded (the same seed gave different episodes): runs on it are not reproducible", label
@@ -132,24 +79,25 @@ class ParallelTeam(TeamEnv):
         ends = np.cumsum([agent.size for agent in agents]).tolist()
         slices = {a.name: slice(end - a.size, end) for a, end in zip(agents, ends, strict=True)}
         self._total = ends[-1]
-        self._team = _Side.of(team, slices, discrete)
+        self._team = Side.of(team, slices, discrete)
         self._team_order = [agent.name for agent in team]
         self._team_names = frozenset(self._team_order)
         others = [agent for agent in agents if agent.name not in self._team_names]
-        self._others = _Side.of(others, slices, all(agent.choices > 0 for agent in others))
+        self._others = Side.of(others, slices, all(agent.choices > 0 for agent in others))
         opponents = two_sided.opponents if two_sided else "random"
         self._opponents: Opponents = make_opponents(opponents, source, others, num_envs, load_policy)
         self._state_from = _state_source(settings.state, facts, label)
         self._state_size = facts.state_size
         self._elapsed = [0] * num_envs
+        self._before: list[Everyone] = [{}] * num_envs  # what each environment showed last
         self._live: list[frozenset[str]] = [self._everyone] * num_envs
         self._seeds: Sequence[Iterator[int]] = ()
         self.spec = self._make_spec(source, team, discrete, limit, facts.reproducible)
+        self._first = np.array([agent.first for agent in team], np.int64)
         self._bounds = None if discrete else Bounds.of([agent.action_space for agent in team])
         # Continuous actions of one form can be handed over as they are.
-        self._even_vectors = len({(agent.action_space.shape, agent.action_space.dtype) for agent in team}) == 1 and (
-            len(team[0].action_space.shape) == 1
-        )
+        forms = {(agent.action_space.shape, agent.action_space.dtype) for agent in team}
+        self._even_vectors = forms == {((max(self.spec.action_dims),), np.dtype(np.float32))}
 
     def _make_spec(self, source: Source, team: list[Agent], discrete: bool, limit: int, reproducible: bool) -> TeamSpec:
         sizes = {
@@ -203,7 +151,7 @@ class ParallelTeam(TeamEnv):
             pairs = zip(self._team_order, chosen[e], strict=True)
             orders = dict(pairs) if together else {name: action for name, action in pairs if name in live}
             orders.update(replies(e, live))
-            observations, rewards, ends, cuts, infos = env.step(orders)
+            observations, rewards, ends, cuts, infos = calls.step(env, orders, self._label)
             self._elapsed[e] += 1
             paid = self._paid(rewards, live)
             pay.append(paid)
@@ -214,13 +162,13 @@ class ParallelTeam(TeamEnv):
                 last = [name for name in self._team_names if name in live]
                 truncated[e] = any(cuts.get(name) and not ends.get(name) for name in last)
                 terminated[e] = not truncated[e]
-                shown = live if terminated[e] else frozenset(name for name in live if not ends.get(name))
-                shown = shown & frozenset(observations)
+                observations = self._seen_last(e, observations, ends if truncated[e] else None)
+                shown = self._present(tuple(observations))
             else:
                 truncated[e] = self._elapsed[e] >= self.spec.episode_limit
                 shown = left
             self._write(frame, e, observations, infos, shown)
-            self._live[e] = left
+            self._live[e], self._before[e] = left, observations
             if terminated[e] or truncated[e]:
                 finals.append(frame.row(e))
                 self._draw_last(np.array([e]))
@@ -231,7 +179,7 @@ class ParallelTeam(TeamEnv):
             reward=np.array(reward, np.float32),
             terminated=np.array(terminated, np.bool_),
             truncated=np.array(truncated, np.bool_),
-            final=self._view(_stack(finals)) if finals else None,
+            final=self._view(stacked(finals)) if finals else None,
             agent_reward=np.array(pay, np.float32),
         )
 
@@ -242,42 +190,71 @@ class ParallelTeam(TeamEnv):
             return None
         try:
             picture = env.render()
+            return None if picture is None else as_picture(picture)
+        except UserError as error:
+            self.why_no_picture = str(error)
         except Exception as error:
             self.why_no_picture = f"its render() failed with {type(error).__name__}: {error}"
-            return None
-        return None if picture is None else np.array(picture, np.uint8)
+        return None
 
     def close(self) -> None:
+        """Closes all of them: one that cannot be closed must not keep the others, or a finished run, from it."""
         for env in self._envs:
-            env.close()
+            try:
+                getattr(env, "close", lambda: None)()
+            except FAULTS as error:
+                LOG.warning("%s: close() failed: %s", self._label, in_words(error))
 
-    def _start(self, e: int, frame: _Frame) -> None:
+    def _start(self, e: int, frame: Frame) -> None:
         seed = next(self._seeds[e])
-        observations, infos = parallel.reset(self._envs[e], seed if self._seeded else None)
-        self._elapsed[e] = 0
-        self._live[e] = self._present(self._envs[e].agents)
+        observations, infos = calls.reset(self._envs[e], seed if self._seeded else None, self._label)
+        self._elapsed[e], self._before[e] = 0, observations
+        live = self._live[e] = self._present(self._envs[e].agents)
+        if live.isdisjoint(self._team_names):
+            raise RunFailed(
+                f"{self._label}: nobody of the team ({', '.join(self._team_order)}) is there after reset: env.agents is"
+                f" {sorted(live)}; an episode needs somebody to act"
+            )
         self._opponents.begin(e, seed)
         self._write(frame, e, observations, infos, self._live[e])
 
     def _present(self, names: Sequence[str]) -> frozenset[str]:
         """The constant set where everybody is there: comparing it is then free."""
-        return self._everyone if len(names) == len(self._names) else frozenset(names)
+        if names == self._names:
+            return self._everyone
+        present = frozenset(names)
+        calls.require_known(present, self._names, self._label)
+        return self._everyone if len(present) == len(self._everyone) else present
 
-    def _left(self, env: Any, ends: dict[str, bool], cuts: dict[str, bool]) -> frozenset[str]:
+    def _seen_last(self, e: int, observations: Everyone, ends: Everyone | None) -> Everyone:
+        """The final observations of environment e, whose team has vanished: with `ends`, who was terminated, those of
+        all others, the step before's where nothing is shown any more; without it the episode was terminated and
+        nothing follows from what is seen, so that whoever sees nothing, or no numbers, is left out."""
+        live = self._live[e]
+        given = {name: seen for name, seen in observations.items() if name in live and seen is not None}
+        if ends is not None:
+            before = {name: seen for name, seen in self._before[e].items() if name in live}
+            return {name: seen for name, seen in {**before, **given}.items() if not ends.get(name)}
+        agents = [agent for agent in self._agents if agent.name in given]
+        return {a.name: given[a.name] for a in agents if np.isfinite(a.read(given[a.name]).astype(np.float32)).all()}
+
+    def _left(self, env: Any, ends: Everyone, cuts: Everyone) -> frozenset[str]:
         """Who plays on after a step."""
         present = self._present(env.agents)
         if any(ends.values()) or any(cuts.values()):
             return frozenset(name for name in present if not (ends.get(name) or cuts.get(name)))
         return present
 
-    def _paid(self, rewards: dict[str, Any], live: frozenset[str]) -> list[float]:
+    def _paid(self, rewards: Everyone, live: frozenset[str]) -> list[float]:
         """What each agent of the team was paid; nothing for who is not there."""
         everyone = live is self._everyone
         try:
             return [float(rewards.get(name, 0.0)) if everyone or name in live else 0.0 for name in self._team_order]
         except (TypeError, ValueError):
             shown = ", ".join(f"{name}: {rewards.get(name)!r}" for name in self._team_order if name in live)
-            raise TypeError(f"rewards must be numbers, one for each agent, but they are {shown}") from None
+            raise RunFailed(
+                f"{self._label}: rewards must be numbers, one for each agent, but they are {shown}"
+            ) from None
 
     def _team_reward(self, paid: list[float], live: frozenset[str]) -> float:
         if self._settings.reward == "first":
@@ -287,56 +264,63 @@ class ParallelTeam(TeamEnv):
     def _native(self, actions: npt.NDArray[Any]) -> list[list[Any]]:
         """Actions as the environments want them, [E][N]."""
         if self._bounds is None:
-            first = [agent.first for agent in self._team.agents]
-            return [[a + f for a, f in zip(row, first, strict=True)] for row in actions.tolist()]
+            return [list(row) for row in actions + self._first]
         stretched = self._bounds.stretch(actions)
-        spaces = [agent.action_space for agent in self._team.agents]
         if self._even_vectors:
-            return [list(row) for row in stretched.astype(spaces[0].dtype)]
-        return [
-            [
-                part[: math.prod(space.shape)].astype(space.dtype).reshape(space.shape)
-                for part, space in zip(row, spaces, strict=True)
-            ]
-            for row in stretched
-        ]
+            return [list(row) for row in stretched.astype(np.float32)]
+        return [[a.fitted(part) for part, a in zip(row, self._team.agents, strict=True)] for row in stretched]
 
     # ---- what is seen
 
-    def _new_frame(self) -> _Frame:
+    def _new_frame(self) -> Frame:
         state = np.zeros((self.num_envs, self._state_size or 0), np.float32) if self._state_from == "env" else None
-        return _Frame(np.zeros((self.num_envs, self._total), np.float32), state, self._everyone)
+        return Frame(np.zeros((self.num_envs, self._total), np.float32), state, self._everyone)
 
-    def _write(
-        self, frame: _Frame, e: int, observations: dict[str, Any], infos: dict[str, Any], shown: frozenset[str]
-    ) -> None:
-        row = frame.flat[e]
+    def _write(self, frame: Frame, e: int, observations: Everyone, infos: Everyone, shown: frozenset[str]) -> None:
         masks: dict[str, Bools] = {}
-        if self._plain and shown is self._everyone and len(observations) == len(self._names):
-            np.concatenate([observations[name] for name in self._names], out=row, casting="unsafe")
-        else:
-            start = 0
-            for agent in self._agents:
-                if agent.name in shown and agent.name in observations:
-                    row[start : start + agent.size] = agent.read(observations[agent.name])
-                start += agent.size
+        self._fill(frame.flat[e], observations, shown)
         for agent in self._agents if self._masked or (self._chooses and any(infos.values())) else ():
             info = infos.get(agent.name)
-            if (agent.masked or info) and agent.choices and agent.name in shown and agent.name in observations:
+            if (agent.masked or info) and agent.choices and agent.name in shown:
                 mask = agent.mask(observations[agent.name], info)
                 if mask is not None:
                     masks[agent.name] = mask
         frame.shown[e], frame.masks[e] = shown, masks
         if frame.state is not None:
-            frame.state[e] = np.ravel(self._envs[e].state())
+            state = np.ravel(self._envs[e].state())
+            if state.size != self._state_size:
+                raise RunFailed(
+                    f"{self._label}: state() gave {state.size} numbers, and {self._state_size} before: a state has"
+                    " always the same size; env.state=all_obs takes the observations instead"
+                )
+            frame.state[e] = state
         self._opponents.see(e, observations, masks)
 
-    def _show(self, frame: _Frame) -> Obs:
+    def _fill(self, row: Floats, observations: Everyone, shown: frozenset[str]) -> None:
+        """The observations of who is there, one after the other, in `row` [total]."""
+        if self._plain and shown is self._everyone:
+            try:
+                np.concatenate([observations[name] for name in self._names], out=row, casting="unsafe")
+                return
+            except (KeyError, TypeError, ValueError):
+                pass  # what is wrong, if anything, is seen one by one
+        start = 0
+        for agent in self._agents:
+            if agent.name in shown:
+                seen = observations.get(agent.name)
+                if seen is None:
+                    raise RunFailed(
+                        f"{self._label}: there is no observation of {agent.name}, although it is among env.agents"
+                    )
+                row[start : start + agent.size] = agent.read(seen)
+            start += agent.size
+
+    def _show(self, frame: Frame) -> Obs:
         if self._opponents.needs_arrays:
             self._opponents.look(*self._others.view(frame)[:2])
         return self._view(frame)
 
-    def _view(self, frame: _Frame) -> Obs:
+    def _view(self, frame: Frame) -> Obs:
         obs, avail, alive = self._team.view(frame)
         if self._state_from == "env":
             assert frame.state is not None
@@ -348,19 +332,9 @@ class ParallelTeam(TeamEnv):
         return Obs(obs, state, avail, alive)
 
 
-def _stack(rows: list[_Frame]) -> _Frame:
-    states = [row.state for row in rows if row.state is not None]
-    stacked = _Frame(
-        np.concatenate([row.flat for row in rows]), np.concatenate(states) if states else None, rows[0].everyone
-    )
-    stacked.shown = [row.shown[0] for row in rows]
-    stacked.masks = [row.masks[0] for row in rows]
-    return stacked
-
-
 def _state_source(wanted: str, facts: parallel.Facts, label: str) -> str:
     if wanted == "env" and facts.state_size is None:
-        raise UserError(f"env.state=env: {label} has no state(); choose all_obs or team_obs")
+        raise UserError(f"env.state=env: {label} has no state() of always the same size; choose all_obs or team_obs")
     if wanted != "auto":
         return wanted
     return "all_obs" if facts.state_size is None or facts.state_is_observations else "env"

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from phalanx.configs.errors import UserError
 from phalanx.envs.importing import import_object
-from phalanx.envs.parallel import Source, can_be_seeded
+from phalanx.envs.parallel import Source
+from phalanx.envs.parallel_calls import can_be_seeded
 from phalanx.envs.parallel_settings import TwoSidedSettings
 from phalanx.envs.parallel_team import ParallelTeam
 from phalanx.envs.team import TeamPolicy

@@ -15,6 +15,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.settings import EnvSettings
 from phalanx.envs.importing import import_library, versions
 from phalanx.envs.parallel import Bounds, groups_of
+from phalanx.envs.pictures import as_picture
 from phalanx.envs.team import BatchedTeamEnv, Bools, Floats, Obs, Step, TeamPolicy, TeamSpec
 
 LOG = logging.getLogger(__name__)
@@ -143,13 +144,13 @@ class VmasTeam(BatchedTeamEnv):
         """VMAS's own picture."""
         try:
             picture = self._env.render(mode="rgb_array", env_index=index)
+            return None if picture is None else as_picture(picture)
         except Exception as error:  # of OpenGL, mostly
             self.why_no_picture = (
                 f"VMAS draws with pyglet 1.5 and OpenGL (EGL where there is no display), which failed with"
                 f" {type(error).__name__}: {error}"
             )
             return None
-        return None if picture is None else np.array(picture, np.uint8)
 
 
 def _made(settings: VmasSettings, num_envs: int) -> Any:

@@ -15,7 +15,7 @@ from phalanx.cluster import evaluation
 from phalanx.cluster.loop import train_serially
 from phalanx.cluster.policy import TrainedTeam
 from phalanx.cluster.render import gif_bytes, make_drawn_env, play_frames, write_gif
-from phalanx.configs.errors import UserError
+from phalanx.configs.errors import RunFailed, UserError
 from phalanx.configs.settings import RunSettings, SinkSettings
 from phalanx.envs.drawing import STRIP
 from phalanx.envs.drawing_games import CHOSEN
@@ -88,6 +88,18 @@ def test_pictures_that_grow_are_brought_to_one_size(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(env, "render", lambda _: np.zeros((next(sizes), 250, 3), np.uint8))
     frames = play_frames(env, RandomTeam(), 1, run_seed=0)
     assert {frame.shape for frame in frames} == {(240 + STRIP, 250, 3)}
+
+
+def test_a_render_that_gives_no_picture_or_fails_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = made("two_step")
+    monkeypatch.setattr(env, "render", lambda index: np.full((30, 40), 0.5))
+    assert play_frames(env, RandomTeam(), 1, 0)[0].shape[2] == 3
+    monkeypatch.setattr(env, "render", lambda index: "a picture")
+    with pytest.raises(UserError, match=r"cannot draw itself: its render\(\) gave <U9 \(\), not an array"):
+        play_frames(env, RandomTeam(), 1, 0)
+    monkeypatch.setattr(env, "render", lambda index: {}["window"])
+    with pytest.raises(RunFailed, match=r"failed in render: KeyError: 'window' \(test_render\.py"):
+        play_frames(env, RandomTeam(), 1, 0)
 
 
 def test_pictures_of_simulators_are_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
-from phalanx.configs.errors import UserError
+from phalanx.configs.errors import RunFailed, UserError
 from phalanx.envs.check import check_env
 from phalanx.envs.parallel import Bounds
 from phalanx.envs.pettingzoo import PettingZooTeam
@@ -514,7 +514,7 @@ def test_observations_may_be_empty() -> None:
 def test_what_is_no_reward_is_shown() -> None:
     env = toy("PaysInLists")
     start(env)
-    with pytest.raises(TypeError, match=r"must be numbers, one for each agent, but they are red_0: \[0.0\], red_1: "):
+    with pytest.raises(RunFailed, match=r"must be numbers, one for each agent, but they are red_0: \[0.0\], red_1: "):
         env.step(np.zeros((1, 3), np.int64))
 
 
