@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 
 MARK = "PHALANX_GAME"
+MADE = re.compile(r"(\w+)-([0-9]+)-([0-9]+)-[0-9a-f]+\.[0-9]+")  # what `Keeper.new_mark` gives
 LAST_LOOKS_S = (0.0, 0.5, 2.0)  # after an owner's end: a game may have been about to start
 
 
@@ -53,7 +55,8 @@ def marked(matches: Callable[[str], bool]) -> list[int]:
                 variables = file.read().split(b"\0")
         except OSError:  # gone meanwhile, or somebody else's
             continue
-        values = [v.partition(b"=")[2].decode() for v in variables if v.startswith(f"{MARK}=".encode())]
+        # Somebody else's value may be any bytes.
+        values = [v.partition(b"=")[2].decode(errors="replace") for v in variables if v.startswith(f"{MARK}=".encode())]
         if values and matches(values[0]):
             found.append(int(entry))
     return found
@@ -69,8 +72,12 @@ def kill(matches: Callable[[str], bool]) -> int:
 
 
 def is_orphan(mark: str) -> bool:
-    """Whether the owner that the mark names is gone. Another container's owner cannot be judged from here."""
-    space, pid, began, _ = mark.split("-", 3)
+    """Whether the owner that the mark names is gone. Another container's owner cannot be judged from here, and what is
+    no mark of ours, whoever set the variable, names none."""
+    made = MADE.fullmatch(mark)
+    if made is None:
+        return False
+    space, pid, began = made.groups()
     return space == _space() and _started(int(pid)) != began
 
 

@@ -105,6 +105,20 @@ def test_orphans_are_judged_within_one_container_only(monkeypatch: pytest.Monkey
     assert not is_orphan(f"{space}-{2**22 + 1}-{began}-{rest}")
 
 
+@pytest.mark.parametrize("value", [b"", b"foo", b"1-2-3-4", b"a-b-c-d.1", b"4026531836-x-1-ab.1", b"\xff-1-1-a.1"])
+def test_a_variable_that_is_no_mark_of_ours_is_left_alone(value: bytes) -> None:
+    """Any readable process may have it, and no start must fail for it."""
+    stranger = subprocess.Popen(["sleep", "300"], env={**os.environb, MARK.encode(): value})
+    keeper = Keeper()
+    try:
+        keeper.start()
+        assert stranger.poll() is None and not is_orphan(value.decode(errors="replace"))
+    finally:
+        stranger.kill()
+        stranger.wait()
+        keeper.close()
+
+
 def test_the_watchdog_needs_the_standard_library_only() -> None:
     done = subprocess.run(
         [sys.executable, "-I", "-S", str(Path(smac_processes.__file__)), "nobody"],
