@@ -134,7 +134,7 @@ class _Tally:
 
     def add(self, step: Step) -> npt.NDArray[np.int64]:
         """Takes one vector step in; the environments whose episode ended."""
-        self._sums["return"] += step.reward
+        self._sums["return"] += step.earned
         for name in self._spec.metrics:
             self._sums[name] += step.info[name]
         self._steps += 1

@@ -103,6 +103,8 @@ class Recorder:
         }
         self._rings = {name: kept for name, kept in rings.items() if kept is not None}
         self._metrics = np.zeros((len(spec.metrics), num_envs))
+        self._earned = np.zeros(num_envs)  # returns without noise, which is told from the rewards
+        self._noisy = False  # rewards have noise on them
         self._now = 0  # vector steps so far
         self._began = np.zeros(num_envs, np.int64)  # `_now` at each environment's first step of its episode
         self._crashes_in_a_row = 0
@@ -113,7 +115,7 @@ class Recorder:
         """Forgets unfinished episodes, and what was not copied out: every environment is at the beginning of one."""
         self._into = None
         self._began[:] = self._now
-        self._metrics[:] = 0
+        self._metrics[:] = self._earned[:] = 0
 
     def record(self, seen: Obs, actions: npt.NDArray[Any], step: Step, log_prob: Floats | None = None) -> None:
         """One vector step: what was seen, what was done (how likely that was: [E, N]), what came of it."""
@@ -131,6 +133,9 @@ class Recorder:
             self._log_prob[at] = log_prob
         for total, name in zip(self._metrics, self.spec.metrics, strict=True):
             total += step.info[name]
+        if step.raw_reward is not None:
+            self._noisy = True
+            self._earned += step.raw_reward
         self._now += 1
 
     def collect(self, rows: Rows, ended: Rows, step: Step, into: Harvest) -> None:
@@ -149,7 +154,7 @@ class Recorder:
         for group in self._of_one_beginning(kept):
             self._note(group, np.searchsorted(ended, group), step, into)
         self._began[ended] = self._now
-        self._metrics[:, ended] = 0
+        self._metrics[:, ended] = self._earned[ended] = 0
 
     def _watch_crashes(self, crashed: int) -> None:
         self._crashes_in_a_row += crashed
@@ -185,6 +190,7 @@ class Recorder:
         into.count = j.stop
         into.lengths[j] = length
         into.terminated[j] = step.terminated[rows]
+        into.returns[j] = self._earned[rows]
         if self.spec.has_win:
             into.wins[j] = step.info["win"][rows]
         for total, name in zip(self._metrics, self.spec.metrics, strict=True):
@@ -202,9 +208,13 @@ class Recorder:
         self._require_finite(batch, np.concatenate([ended.rows for ended in into.waiting]))
         into.waiting.clear()
         j = slice(into.count - row, into.count)
-        into.returns[j] = batch.reward.sum(axis=1, dtype=np.float64)
+        noise, rewards = 0.0, batch.reward.sum(axis=1, dtype=np.float64)
+        if self._noisy:
+            noise = (rewards - into.returns[j])[:, None]
+        else:
+            into.returns[j] = rewards
         if into.agent_returns is not None:
-            into.agent_returns[j] = batch.agent_reward.sum(axis=1, dtype=np.float64)
+            into.agent_returns[j] = batch.agent_reward.sum(axis=1, dtype=np.float64) - noise
 
     def _copy(self, ended: _Ended, batch: EpisodeBatch, j: slice) -> None:
         limit, rows, length = self.spec.episode_limit, ended.rows, ended.length

@@ -17,8 +17,9 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class NoiseSettings(Settings):
-    """Noise on what an environment shows, drawn anew in every step from the episode's seed, in evaluations, too. Masks,
-    padding and what the dead see (zeros) stay as they are. `demar` alone is added inside the networks instead."""
+    """Noise on what an environment shows, pays and is told, drawn anew in every step from the episode's seed, in
+    evaluations, too. Masks, padding and what the dead see (zeros) stay as they are. `demar` alone is added inside the
+    networks instead."""
 
     demar: float = Field(
         default=0.0,
@@ -35,11 +36,31 @@ class NoiseSettings(Settings):
     )
     state_uniform: float = Field(default=0.0, ge=0, description="obs_uniform for the global state")
     state_gaussian: float = Field(default=0.0, ge=0, description="obs_gaussian for the global state")
+    entity_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="chance that an agent misses another entity (ally, enemy, landmark, …) in a step: its numbers are"
+        " zeros, before other noise; for environments whose observations are made of entities",
+    )
+    reward_gaussian: float = Field(
+        default=0.0,
+        ge=0,
+        description="standard deviation of normal noise on the rewards that are learned from, one number for the whole"
+        " team; returns and wins are reported without",
+    )
+    action_slip: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="chance that an agent does a random legal action instead of the one it chose, which is the one that"
+        " is learned from",
+    )
 
     @property
-    def is_shown(self) -> bool:
-        """Whether environments show other numbers than they would without."""
-        return any((self.obs_uniform, self.obs_gaussian, self.state_uniform, self.state_gaussian))
+    def wraps(self) -> bool:
+        """Whether environments are wrapped: there is other noise than `demar`."""
+        return any(value for key, value in self if key != "demar")
 
 
 class EnvSettings(Settings):
@@ -51,7 +72,7 @@ class EnvSettings(Settings):
         default=False,
         description="treat the time limit as a real end (the papers' SMAC behaviour): targets do not bootstrap past it",
     )
-    noise: NoiseSettings = Field(default=NoiseSettings(), description="noise on observations and state")
+    noise: NoiseSettings = Field(default=NoiseSettings(), description="noise on what is seen, paid and done")
 
     def for_pictures(self) -> EnvSettings:
         """Of the same environment, made so that it can be drawn: for those whom that costs something."""

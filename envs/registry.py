@@ -75,7 +75,7 @@ def make_env(settings: EnvSettings, num_envs: int, load_policy: LoadPolicy | Non
         raise
     except FAULTS as error:
         raise UserError(f"env.name={settings.name} cannot be made: {in_words(error)}") from error
-    if settings.noise.is_shown:
+    if settings.noise.wraps:
         env = Noise(env, settings.noise)
     return TimeoutIsTerminal(env) if settings.timeout_is_terminal else env
 

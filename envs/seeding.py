@@ -51,6 +51,25 @@ class EpisodeSeeds(Iterator[int]):
         return self._known[1]
 
 
+class FollowedSeeds(Iterator[int]):
+    """Another iterator's seeds, and the one that was taken last."""
+
+    def __init__(self, seeds: Iterator[int]) -> None:
+        self.seeds = seeds
+        self.last = 0
+
+    def __next__(self) -> int:
+        self.last = next(self.seeds)
+        return self.last
+
+
+def ahead(seeds: Iterator[int]) -> int | None:
+    """The seed that `seeds` will give next, not taken; None where that cannot be known before."""
+    if isinstance(seeds, FollowedSeeds):
+        return ahead(seeds.seeds)
+    return seeds.ahead() if isinstance(seeds, EpisodeSeeds) else None
+
+
 def _words(number: int) -> list[int]:
     """A whole number from 0 on in 32-bit words, the lowest first."""
     words = [number % 2**32]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from phalanx.configs.settings import EnvSettings
-from phalanx.envs.seeding import EpisodeSeeds
+from phalanx.envs.seeding import ahead
 from phalanx.envs.smax_scenarios import (
     Scenario,
     listed_scenario,
@@ -161,4 +161,4 @@ class Smax(TeamEnv):
 
     def _coming(self) -> list[int]:
         """The seeds of all environments' next episodes, where they can be known before they are taken."""
-        return [seeds.ahead() for seeds in self._seeds if isinstance(seeds, EpisodeSeeds)]
+        return [seed for seed in map(ahead, self._seeds) if seed is not None]

@@ -138,6 +138,12 @@ class Step:
     final: Obs | None = None
     info: dict[str, npt.NDArray[Any]] = field(default_factory=dict)  # [E] each: spec.metrics, "win", "crashed"
     agent_reward: Floats | None = None  # [E, N], where agents are rewarded one by one (`spec.agent_rewards`)
+    raw_reward: Floats | None = None  # [E], `reward` without the noise on it (`env.noise.reward_gaussian`)
+
+    @property
+    def earned(self) -> Floats:
+        """The reward that counts as the team's return: without noise."""
+        return self.reward if self.raw_reward is None else self.raw_reward
 
     @property
     def ended(self) -> Bools:

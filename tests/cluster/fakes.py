@@ -13,8 +13,9 @@ import pytest
 from phalanx.algorithms.common.batch import EpisodeBatch, empty_batch
 from phalanx.algorithms.registry import algorithm_settings
 from phalanx.cluster.chunk import Chunk
-from phalanx.configs.settings import EnvSettings, RunSettings
-from phalanx.envs.team import BatchedTeamEnv, Bools, Floats, Obs, Step, TeamSpec
+from phalanx.configs.settings import EnvSettings, NoiseSettings, RunSettings
+from phalanx.envs.noise import Noise
+from phalanx.envs.team import BatchedTeamEnv, Bools, Floats, Obs, Step, TeamEnv, TeamSpec
 
 LIMIT = 6
 AGENTS = 2
@@ -101,13 +102,14 @@ def episode_length(seed: Any) -> Any:
     return 1 + np.asarray(seed) % LIMIT
 
 
-def install(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Clockwork]:
-    """Makes rollout and evaluation play Clockwork; the environments that were made are collected in the list."""
+def install(monkeypatch: pytest.MonkeyPatch, noise: NoiseSettings | None = None, **options: Any) -> list[Clockwork]:
+    """Makes rollout and evaluation play Clockwork, with `noise` around it; the environments that were made are
+    collected in the list."""
     made: list[Clockwork] = []
 
-    def make(settings: EnvSettings, num_envs: int, load_policy: object = None) -> Clockwork:
+    def make(settings: EnvSettings, num_envs: int, load_policy: object = None) -> TeamEnv:
         made.append(Clockwork(num_envs, **options))
-        return made[-1]
+        return made[-1] if noise is None else Noise(made[-1], noise)
 
     monkeypatch.setattr("phalanx.cluster.rollout.make_env", make)
     monkeypatch.setattr("phalanx.cluster.evaluation.make_env", make)

@@ -8,7 +8,7 @@ from phalanx.cluster.evaluation import EvaluationResult, Evaluator
 from phalanx.cluster.run_folder import CATALOGUE
 from phalanx.configs.errors import RunFailed
 from phalanx.configs.load import run_from_dict
-from phalanx.configs.settings import RunSettings
+from phalanx.configs.settings import NoiseSettings, RunSettings
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
 from tests.cluster import fakes
 
@@ -66,6 +66,12 @@ def test_crashed_episodes_are_played_again(monkeypatch: pytest.MonkeyPatch) -> N
     fakes.install(monkeypatch, crash_every=1)
     with pytest.raises(RunFailed, match="crashed"):
         evaluator(run_of(20)).evaluate()
+
+
+def test_returns_are_told_without_the_noise_on_the_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.install(monkeypatch, noise=NoiseSettings(reward_gaussian=5.0))
+    result = evaluator(run_of(9)).evaluate()
+    np.testing.assert_array_equal(result.returns, result.lengths * (result.lengths + 1) / 2)
 
 
 def test_rewards_that_are_not_finite_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

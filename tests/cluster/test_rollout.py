@@ -12,7 +12,7 @@ from phalanx.algorithms.registry import make_algorithm
 from phalanx.cluster.chunk import Chunk, ChunkStats
 from phalanx.cluster.rollout import Rollout
 from phalanx.configs.errors import RunFailed
-from phalanx.configs.settings import RunSettings
+from phalanx.configs.settings import NoiseSettings, RunSettings
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
 from tests.cluster import fakes
 
@@ -156,6 +156,19 @@ def test_agents_own_rewards_are_recorded(monkeypatch: pytest.MonkeyPatch) -> Non
     np.testing.assert_array_equal(chunk.agent_returns, chunk.batch.agent_reward.sum(axis=1))
     pieces = [piece.agent_returns for piece in chunk.split(2)]
     np.testing.assert_array_equal(np.concatenate(pieces), chunk.agent_returns)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_returns_are_told_without_the_noise_on_the_rewards(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    fakes.install(monkeypatch, pays_agents=True, noise=NoiseSettings(reward_gaussian=5.0))
+    player = rollout()
+    for sequence in range(length):
+        chunk = player.play_on(0, sequence, 0.5, incarnation=1)
+        np.testing.assert_allclose(chunk.returns, chunk.lengths * (chunk.lengths + 1) / 2, rtol=1e-6)
+        assert chunk.agent_returns is not None
+        each = chunk.returns[:, None] + np.array([0, 10]) * chunk.lengths[:, None]
+        np.testing.assert_allclose(chunk.agent_returns, each, rtol=1e-5)
+        assert (np.abs(chunk.batch.reward.sum(axis=1) - chunk.returns) > 0.1).mean() > 0.5
 
 
 def test_a_promised_reward_that_is_not_there_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

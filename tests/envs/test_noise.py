@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
+from phalanx.configs.errors import UserError
 from phalanx.configs.settings import NoiseSettings
 from phalanx.envs.check import check_env
 from phalanx.envs.noise import Noise
 from phalanx.envs.registry import ENVIRONMENTS, env_settings, make_env
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
-from phalanx.envs.team import Obs, Step, TeamEnv
+from phalanx.envs.team import BatchedTeamEnv, Bools, Floats, Obs, Step, TeamEnv, TeamSpec
 from tests.envs.needed import SETTINGS, skip_without_library
 
-ALL = {"obs_uniform": 0.02, "obs_gaussian": 0.1, "state_uniform": 0.02, "state_gaussian": 0.1}
+SEEN = {"obs_uniform": 0.02, "obs_gaussian": 0.1, "state_uniform": 0.02, "state_gaussian": 0.1}
+ALL = {**SEEN, "reward_gaussian": 0.5, "action_slip": 0.2}
+
+
+class Orders(BatchedTeamEnv):
+    """Notes what it is told. Of four actions the second agent may take the second and the last."""
+
+    def __init__(self, num_envs: int, discrete: bool = True) -> None:
+        sizes = {"obs_dim": 1, "state_dim": 1, "n_actions": 4 * discrete, "obs_dims": (1, 1), "action_dims": (4, 4)}
+        spec = TeamSpec("orders", 2, episode_limit=7, agent_names=("a", "b"), discrete=discrete, **sizes)  # type: ignore[arg-type]
+        super().__init__(spec, num_envs)
+        self.orders: list[np.ndarray] = []
+
+    def _begin(self, rows: np.ndarray, seeds: Sequence[int]) -> None:
+        pass
+
+    def _advance(self, actions: np.ndarray) -> tuple[Floats, Bools, dict[str, np.ndarray]]:
+        self.orders.append(actions)
+        return np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, np.bool_), {}
+
+    def _observe(self) -> Obs:
+        avail = np.ones((self.num_envs, 2, self.spec.n_actions), np.bool_)
+        avail[:, 1, ::2] = False
+        nothing = np.zeros((self.num_envs, 2, 1), np.float32)
+        return Obs(nothing, nothing[:, 0], avail, np.ones((self.num_envs, 2), np.bool_))
 
 
 def made(name: str, num_envs: int, noise: dict[str, float] | None = None, **settings: Any) -> TeamEnv:
@@ -43,17 +69,19 @@ def shown(first: Obs, steps: list[Step]) -> list[Obs]:
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_every_environment_conforms_with_noise(name: str) -> None:
-    assert check_env(lambda count: made(name, count, ALL, max_steps=9), steps=30) == []
+    noise = ALL if made(name, 1).spec.entities is None else {**ALL, "entity_dropout": 0.3}
+    assert check_env(lambda count: made(name, count, noise, max_steps=9), steps=30) == []
 
 
 def test_without_noise_there_is_no_wrapper() -> None:
     assert not isinstance(made("simple_spread", 1), Noise)
-    for key in ALL:
+    assert not isinstance(made("simple_spread", 1, {"demar": 0.02}), Noise)
+    for key in (*ALL, "entity_dropout"):
         assert isinstance(made("simple_spread", 1, {key: 0.1}), Noise)
 
 
 def test_what_is_seen_changes_and_what_happens_does_not() -> None:
-    plain, noisy = (play(made("stag_hunt_het", 3, noise, max_steps=20), [0, 1, 2], 50) for noise in (None, ALL))
+    plain, noisy = (play(made("stag_hunt_het", 3, noise, max_steps=20), [0, 1, 2], 50) for noise in (None, SEEN))
     for step, with_noise in zip(plain[1], noisy[1], strict=True):
         for key in ("reward", "terminated", "truncated"):
             np.testing.assert_array_equal(getattr(step, key), getattr(with_noise, key))
@@ -73,7 +101,7 @@ def test_what_is_seen_changes_and_what_happens_does_not() -> None:
         assert (clean.state != dirty.state).all()
 
 
-@pytest.mark.parametrize("key", list(ALL))
+@pytest.mark.parametrize("key", list(SEEN))
 def test_the_amount_and_the_place_are_those_of_the_settings(key: str) -> None:
     scale = 0.25
     plain, noisy = (play(made("simple_tag", 16, noise), list(range(16)), 60) for noise in (None, {key: scale}))
@@ -101,10 +129,71 @@ def test_an_episode_has_the_same_noise_wherever_it_is_played(max_steps: int) -> 
     for step, other in zip(several[1], alone[1], strict=True):
         np.testing.assert_array_equal(step.next.obs[1], other.next.obs[0])
         np.testing.assert_array_equal(step.next.state[1], other.next.state[0])
+        assert step.reward[1] == other.reward[0]
         if other.final is not None:
             assert step.final is not None
             j = np.flatnonzero(step.ended).tolist().index(1)
             np.testing.assert_array_equal(step.final.state[j], other.final.state[0])
+
+
+def test_rewards_are_noisy_and_what_was_earned_is_not() -> None:
+    plain, noisy = (
+        play(made("simple_tag", 8, noise), list(range(8)), 200)[1] for noise in (None, {"reward_gaussian": 3})
+    )
+    added = np.array([with_noise.reward - step.reward for step, with_noise in zip(plain, noisy, strict=True)])
+    assert abs(added.mean()) < 0.3 and added.std() == pytest.approx(3, rel=0.05)
+    for step, with_noise, noise in zip(plain, noisy, added, strict=True):
+        np.testing.assert_array_equal(with_noise.earned, step.reward)
+        assert step.agent_reward is not None and with_noise.agent_reward is not None
+        of_agents = with_noise.agent_reward - step.agent_reward
+        np.testing.assert_allclose(of_agents, np.repeat(noise[:, None], 3, axis=1), atol=1e-4)
+        np.testing.assert_array_equal(with_noise.next.obs, step.next.obs)
+
+
+def test_now_and_then_an_agent_does_another_legal_thing() -> None:
+    env = Noise(Orders(64), NoiseSettings(action_slip=0.3))
+    env.reset([EpisodeSeeds(4, Purpose.EPISODE, row) for row in range(64)])
+    for _ in range(100):
+        env.step(np.full((64, 2), 3))
+    done = np.array(env.env.orders)  # type: ignore[attr-defined]
+    assert np.unique(done[..., 0]).tolist() == [0, 1, 2, 3] and np.unique(done[..., 1]).tolist() == [1, 3]
+    shares = np.bincount(done[..., 0].ravel()) / done[..., 0].size
+    np.testing.assert_allclose(shares, [0.075, 0.075, 0.075, 0.775], atol=0.02)
+    assert (done[..., 1] == 1).mean() == pytest.approx(0.15, abs=0.02)
+    # agents slip on their own, in steps and environments of their own
+    slipped = (done != 3).reshape(-1, 2)
+    assert np.corrcoef(slipped.T)[0, 1] == pytest.approx(0, abs=0.05)
+
+
+def test_continuous_actions_slip_to_any_other() -> None:
+    env = Noise(Orders(16, discrete=False), NoiseSettings(action_slip=1.0))
+    env.reset([EpisodeSeeds(4, Purpose.EPISODE, row) for row in range(16)])
+    for _ in range(100):
+        env.step(np.zeros((16, 2, 4), np.float32))
+    done = np.array(env.env.orders)  # type: ignore[attr-defined]
+    assert done.dtype == np.float32 and np.histogram(done, bins=4, range=(-1, 1))[0].min() > 0.23 * done.size
+
+
+def test_agents_miss_whole_entities() -> None:
+    plain, noisy = (
+        play(made("simple_spread", 8, noise), list(range(8)), 100) for noise in (None, {"entity_dropout": 0.25})
+    )
+    view = plain[0].obs is not None and made("simple_spread", 1).spec.entities
+    assert view
+    missed = []
+    for clean, dirty in zip(shown(*plain), shown(*noisy), strict=True):
+        np.testing.assert_array_equal(clean.obs[:, :, view.own], dirty.obs[:, :, view.own])
+        np.testing.assert_array_equal(clean.state, dirty.state)
+        for columns in (*view.allies, *view.objects):
+            gone = (dirty.obs[:, :, columns] == 0).all(axis=2)
+            missed.append(gone)
+            np.testing.assert_array_equal(dirty.obs[:, :, columns][~gone], clean.obs[:, :, columns][~gone])
+    assert np.mean(missed) == pytest.approx(0.25, abs=0.01)
+
+
+def test_what_is_not_made_of_entities_cannot_lose_them() -> None:
+    with pytest.raises(UserError, match=r"entity_dropout hides entities, but the observations of matrix are not"):
+        made("matrix", 1, {"entity_dropout": 0.1})
 
 
 def test_noise_is_never_the_same_twice() -> None:
