@@ -6,11 +6,11 @@ d6aab33): 4 numbers on where one can go, then each enemy, each other ally, onese
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from phalanx.configs.errors import UserError
+from phalanx.configs.nearest import did_you_mean
 from phalanx.envs.team import Columns, EntityView, TeamSpec
 
 UNTARGETED = 6  # actions that are aimed at nobody: no-op (only the dead, who can do nothing else), stop, four moves
@@ -129,9 +129,9 @@ def named_map(name: str) -> SmacMap:
     """The map of that name; a UserError names the known ones and the nearest."""
     if name in MAPS:
         return MAPS[name]
-    near = difflib.get_close_matches(name, MAPS, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise UserError(f"env.scenario={name} is not a map of SMAC: choose among {', '.join(MAPS)}{hint}")
+    raise UserError(
+        f"env.scenario={name} is not a map of SMAC: choose among {', '.join(MAPS)}{did_you_mean(name, MAPS)}"
+    )
 
 
 def entity_view(where: SmacMap) -> EntityView:

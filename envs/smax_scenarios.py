@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from phalanx.configs.errors import UserError
+from phalanx.configs.nearest import did_you_mean
 from phalanx.envs.team import Bools, Columns, EntityView, Floats, Ints, TeamSpec
 
 UNIT_TYPES = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")
@@ -98,11 +98,9 @@ def named_scenario(name: str) -> Scenario:
             f"env.scenario={name}: SMAX has no {NOT_IN_SMAX[name]}, so it cannot play this map of SMAC; choose among"
             f" {', '.join(SCENARIOS)}, or list units of your own"
         )
-    near = difflib.get_close_matches(name, SCENARIOS, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
     raise UserError(
         f"env.scenario={name} is not a scenario of SMAX: choose among {', '.join(SCENARIOS)}, or list units, as in"
-        f" {{allies: {{stalker: 3, zealot: 5}}, enemies: {{marine: 8}}}}{hint}"
+        f" {{allies: {{stalker: 3, zealot: 5}}, enemies: {{marine: 8}}}}{did_you_mean(name, SCENARIOS)}"
     )
 
 
@@ -121,10 +119,9 @@ def _listed_side(key: str, units: Any) -> tuple[tuple[str, int], ...]:
         raise UserError(f"env.scenario.{key}={units} lists no unit: write, for example, {{marine: 3}}")
     for kind, count in units.items():
         if kind not in UNIT_TYPES:
-            near = difflib.get_close_matches(str(kind), UNIT_TYPES, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(
-                f"env.scenario.{key}: there is no unit {kind} in SMAX; choose among {', '.join(UNIT_TYPES)}{hint}"
+                f"env.scenario.{key}: there is no unit {kind} in SMAX; choose among {', '.join(UNIT_TYPES)}"
+                f"{did_you_mean(str(kind), UNIT_TYPES)}"
             )
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise UserError(f"env.scenario.{key}.{kind}={count} must be a whole number from 1 on")

@@ -107,6 +107,8 @@ def test_an_attack_on_an_enemy_is_its_action(name: str) -> None:
 def test_an_unknown_map_is_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"env\.scenario=2s3x is not a map of SMAC: .*; did you mean 2s3z\?"):
         named_map("2s3x")
+    with pytest.raises(UserError, match=r"; did you mean MMM2\?"):
+        named_map("mmm2")
     with pytest.raises(UserError, match="is not a map of SMAC"):
         load_run("qmix_smac_3m", ["env.scenario=3z"], catalogue=CATALOGUE)
 

@@ -98,6 +98,7 @@ def test_the_entity_view_names_every_number_once(name: str) -> None:
         ("3s5zz", r"env\.scenario=3s5zz is not a scenario of SMAX: .* did you mean 3s5z\?"),
         ("MMM2", r"env\.scenario=MMM2: SMAX has no medivacs"),
         ({"allies": {"stalkr": 1}, "enemies": {"marine": 1}}, r"allies: .*no unit stalkr .* did you mean stalker\?"),
+        ({"allies": {"ZEALOT": 1}, "enemies": {"marine": 1}}, r"no unit ZEALOT .* did you mean zealot\?"),
         ({"allies": {"marine": 1}, "enemies": {}}, r"env\.scenario\.enemies=\{\} lists no unit"),
         (
             {"allies": {"marine": 0}, "enemies": {"marine": 1}},
