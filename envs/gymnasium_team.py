@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -9,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from phalanx.configs.errors import UserError
+from phalanx.configs.errors import RunFailed, UserError
 from phalanx.envs.importing import import_module
-from phalanx.envs.parallel import Source
+from phalanx.envs.parallel import Source, without_mask
+from phalanx.envs.parallel_calls import can_be_seeded, in_short
 from phalanx.envs.parallel_settings import ParallelSettings
 from phalanx.envs.parallel_team import ParallelTeam
 from phalanx.envs.team import TeamPolicy
@@ -48,8 +50,9 @@ class GymnasiumTeam(ParallelTeam):
     The joint action (and the observation) is a Tuple with an entry for each agent, a Dict with a space for each agent's
     name, MultiDiscrete [N], or a Box [N, D]; Discrete and other Boxes are a team of one. Rewards are one number, which
     every agent is paid then, or one for each agent; ends are one flag, or one for each agent: the episode goes on until
-    all are set. Masks: `info["action_mask"]` (or "avail_actions"), [N, A] or by name. State: the environment's
-    `state()` or `get_state()`, or a joint observation that all share.
+    all are set. Masks: `info["action_mask"]` (or "avail_actions"), or "action_mask" in a joint observation that is a
+    Dict; by name, [N, A] or one after the other. State: the environment's `state()` or `get_state()`, or a joint
+    observation that all share.
     """
 
     Settings = GymnasiumSettings
@@ -89,8 +92,17 @@ class JointEnv:
         self._actions = _shape_of_actions(self._env.action_space, label)
         self.possible_agents = list(self._actions)
         self.agents: list[str] = []
+        if not all(can_be_seeded(self._env.unwrapped, key) for key in ("seed", "options")):
+            raise UserError(
+                f"{label}: Gymnasium calls reset(seed=…, options=…), and this environment's takes not both: write it as"
+                " def reset(self, *, seed=None, options=None)"
+            )
+        self._choices = {name: int(getattr(space, "n", 0)) for name, space in self._actions.items()}
+        seen, self._key, self._masked = self._env.observation_space, None, False
+        if set(map(str, getattr(seen, "spaces", ()))) != set(self.possible_agents):
+            seen, self._key, self._masked = without_mask(seen)
         self._observations, self._split, self._shared = _shape_of_observations(
-            self._env.observation_space, self.possible_agents, settings.observations, label
+            seen, self.possible_agents, settings.observations, label
         )
         self._whole: Any = None
         limits = (getattr(self._env.spec, "max_episode_steps", None), *map(self._own, _LIMITS))
@@ -105,18 +117,24 @@ class JointEnv:
     def reset(self, seed: int | None = None) -> tuple[Everyone, Everyone]:
         answer = self._env.reset(seed=seed)
         if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)):
-            raise UserError(
-                f"{self._label} must have the API of Gymnasium, whose reset returns (observation, info); this one"
-                f" returned {type(answer).__name__}"
+            raise RunFailed(
+                f"{self._label} must have the API of Gymnasium, whose reset returns (observation, info: a dict); this"
+                f" one returned {in_short(answer)}"
             )
         self.agents = list(self.possible_agents)
-        return self._see(answer[0]), self._infos(answer[1])
+        return self._see(answer[0]), self._infos(*answer)
 
     def step(self, actions: Everyone) -> tuple[Everyone, Everyone, Everyone, Everyone, Everyone]:
-        observation, reward, terminated, truncated, info = self._env.step(self._join(actions))
-        over, cut = self._flags(terminated), self._flags(truncated)
+        answer = self._env.step(self._join(actions))
+        if not (isinstance(answer, tuple) and len(answer) == 5 and isinstance(answer[4], Mapping)):
+            raise RunFailed(
+                f"{self._label} must have the API of Gymnasium, whose step returns (observation, reward, terminated,"
+                f" truncated, info: a dict); this one returned {in_short(answer)}"
+            )
+        observation, reward, terminated, truncated, info = answer
+        over, cut = self._flags(terminated, "terminated"), self._flags(truncated, "truncated")
         ended = all(a or b for a, b in zip(over, cut, strict=True))
-        infos, names = self._infos(info), self.possible_agents
+        infos, names = self._infos(observation, info), self.possible_agents
         if ended:
             self.agents = []
         return (
@@ -145,7 +163,7 @@ class JointEnv:
         return getattr(self._env.unwrapped, name, None)
 
     def _see(self, observation: Any) -> Everyone:
-        self._whole = observation
+        self._whole = observation = observation[self._key] if self._key else observation
         return dict(zip(self.possible_agents, self._split(observation), strict=True))
 
     def _join(self, actions: Everyone) -> Any:
@@ -162,25 +180,51 @@ class JointEnv:
         return np.array(chosen, space.dtype)
 
     def _pay(self, reward: Any) -> Everyone:
-        if isinstance(reward, Mapping):
-            return {str(key): pay for key, pay in reward.items()}
-        pays = np.broadcast_to(np.asarray(reward, np.float64).reshape(-1), len(self.possible_agents))
-        return dict(zip(self.possible_agents, pays.tolist(), strict=True))
+        if not isinstance(reward, Mapping):
+            return dict(zip(self.possible_agents, self._each(reward, np.float64, "reward"), strict=True))
+        pays = {str(key): pay for key, pay in reward.items()}
+        if not pays.keys() <= self._actions.keys():
+            raise RunFailed(
+                f"{self._label}: rewards are given to {', '.join(pays)}, but the agents are"
+                f" {', '.join(self.possible_agents)}, as in its action_space"
+            )
+        return pays
 
-    def _flags(self, value: Any) -> list[bool]:
+    def _flags(self, value: Any, what: str) -> list[bool]:
         if isinstance(value, Mapping):
             flags = {str(key): bool(flag) for key, flag in value.items()}
             return [flags.get(name, flags.get("__all__", False)) for name in self.possible_agents]
-        several = np.broadcast_to(np.asarray(value, np.bool_).reshape(-1), len(self.possible_agents))
-        return several.tolist()  # type: ignore[no-any-return]
+        return self._each(value, np.bool_, what)
 
-    def _infos(self, info: Mapping[str, Any]) -> Everyone:
-        masks = info.get("action_mask", info.get("avail_actions"))
+    def _each(self, value: Any, kind: type, what: str) -> list[Any]:
+        """One for each agent, of something for all or for each."""
+        count = len(self.possible_agents)
+        try:
+            if value is not None:
+                return np.broadcast_to(np.asarray(value, kind).reshape(-1), count).tolist()  # type: ignore[no-any-return]
+        except (TypeError, ValueError):
+            pass
+        raise RunFailed(
+            f"{self._label}: {what} is {reprlib.repr(value)}, but it must be one for all, or one for each of the"
+            f" {count} agents"
+        )
+
+    def _infos(self, observation: Any, info: Mapping[str, Any]) -> Everyone:
+        masks = observation.get("action_mask") if self._masked else info.get("action_mask", info.get("avail_actions"))
         if masks is None:
             return {}
         if isinstance(masks, Mapping):
             return {str(key): {"action_mask": mask} for key, mask in masks.items()}
-        rows = [masks] if len(self.possible_agents) == 1 else masks
+        sizes, rows = list(self._choices.values()), list(masks)
+        if len(rows) == len(sizes) and all(np.ndim(row) == 1 for row in rows):
+            rows = [row[:size] for row, size in zip(rows, sizes, strict=True)]  # where they are padded
+        elif np.size(masks) == sum(sizes):
+            rows = np.split(np.ravel(masks), np.cumsum(sizes)[:-1])
+        else:
+            raise RunFailed(
+                f"{self._label}: the action_mask is {reprlib.repr(masks)}, but it must have a row for each of the"
+                f" {len(sizes)} agents, or {sum(sizes)} entries one after the other, or be a dict by agent"
+            )
         return {name: {"action_mask": row} for name, row in zip(self.possible_agents, rows, strict=True)}
 
 

@@ -123,14 +123,10 @@ class Agent:
 
 def describe(env: Any, name: str, label: str) -> Agent:
     """Reads one agent's spaces; a UserError where its observations cannot be made numbers."""
-    from gymnasium.spaces import Box, Dict, Discrete, flatdim
+    from gymnasium.spaces import Box, Discrete, flatdim
 
-    space, actions = _space(env, "observation_space", name, label), _space(env, "action_space", name, label)
-    masked, key = isinstance(space, Dict) and "action_mask" in space.spaces and len(space.spaces) > 1, None
-    if masked:
-        rest = {other: part for other, part in space.spaces.items() if other != "action_mask"}
-        key = next(iter(rest)) if len(rest) == 1 else None
-        space = rest[key] if key else Dict(rest)
+    whole, actions = _space(env, "observation_space", name, label), _space(env, "action_space", name, label)
+    space, key, masked = without_mask(whole)
     try:
         size = int(flatdim(space))
     except (NotImplementedError, ValueError) as error:
@@ -141,6 +137,18 @@ def describe(env: Any, name: str, label: str) -> Agent:
     plain = isinstance(space, Box) and len(space.shape) == 1 and not masked
     choices, first = (int(actions.n), int(actions.start)) if isinstance(actions, Discrete) else (0, 0)
     return Agent(label, name, size, plain, masked, key, space, actions, choices, first)
+
+
+def without_mask(space: Any) -> tuple[Any, str | None, bool]:
+    """What is seen in a Dict with an "action_mask" beside it, under which key where it is one thing, and whether the
+    space is such a Dict."""
+    from gymnasium.spaces import Dict
+
+    if not isinstance(space, Dict) or "action_mask" not in space.spaces or len(space.spaces) < 2:
+        return space, None, False
+    rest = {key: part for key, part in space.spaces.items() if key != "action_mask"}
+    key = next(iter(rest)) if len(rest) == 1 else None
+    return (rest[key] if key else Dict(rest)), key, True
 
 
 def _space(env: Any, method: str, name: str, label: str) -> Any:

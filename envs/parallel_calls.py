@@ -16,13 +16,13 @@ Everyone = Mapping[str, Any]
 Answer = tuple[Everyone, Everyone, Everyone, Everyone, Everyone]
 
 
-def can_be_seeded(env: Any) -> bool:
-    """Whether `reset` takes a seed."""
+def can_be_seeded(env: Any, argument: str = "seed") -> bool:
+    """Whether `reset` takes a seed (or another argument)."""
     try:
         parameters = inspect.signature(env.reset).parameters
     except (TypeError, ValueError):
         return True
-    return "seed" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def reset(env: Any, seed: int | None, label: str) -> tuple[Everyone, Everyone]:

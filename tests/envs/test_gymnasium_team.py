@@ -12,12 +12,18 @@ from phalanx.envs.seeding import EpisodeSeeds, Purpose
 from phalanx.envs.team import Obs
 from tests.envs.toys_gymnasium import AsTuple
 
-KINDS = ["AsTuple", "AsArray", "AsShared", "AsDict", "AsBox", "Alone", "AloneInABox"]
+KINDS = [
+    "AsTuple", "AsArray", "AsShared", "AsDict", "AsBox", "Alone", "AloneInABox", "MaskInObservation", "FlatMask"
+]  # fmt: skip
 
 
 def toy(kind: str, num_envs: int = 1, **settings: Any) -> GymnasiumTeam:
     given = {"id": f"tests.envs.toys_gymnasium:Phalanx{kind}-v0", "max_steps": 4, **settings}
     return GymnasiumTeam(GymnasiumTeam.Settings(**given), num_envs)
+
+
+def odd(kind: str) -> dict[str, str]:
+    return {"id": f"tests.envs.toys_gymnasium:Phalanx{kind}-v0"}
 
 
 def start(env: GymnasiumTeam) -> Obs:
@@ -40,6 +46,15 @@ def test_masks_are_kept(kind: str) -> None:
         assert check_env(lambda n: toy(kind, n, kwargs=kwargs)) == []
     obs = start(toy("AsTuple", kwargs=kwargs))
     assert obs.avail[0].tolist() == [[False, True, True]] * 2
+
+
+@pytest.mark.parametrize("kind", ["MaskInObservation", "FlatMask"])
+def test_masks_of_all_are_each_agents_own(kind: str) -> None:
+    env = toy(kind)
+    obs, two = start(env), kind == "MaskInObservation"
+    assert obs.avail[0].tolist() == [[False, True, True], [True, False, False]]
+    assert (env.spec.obs_dims, env.spec.action_dims) == ((3, 3), (3, 2) if two else (3, 3))
+    assert obs.obs[0, :, 2].tolist() == [0, 1]
 
 
 def test_a_step_of_lists() -> None:
@@ -130,7 +145,14 @@ def test_pictures_and_versions() -> None:
         ({"id": "no_such_package:Game-v0"}, "there is no module no_such_package"),
         ({"kwargs": {"wings": 2}}, r"cannot be made with env\.kwargs=.*wings"),
         ({"id": "tests.envs.toys_gymnasium:PhalanxOdd-v0"}, "the actions are MultiBinary"),
-        ({"id": "tests.envs.toys_gymnasium:PhalanxOldReset-v0"}, r"whose reset returns \(observation, info\)"),
+        ({"id": "tests.envs.toys_gymnasium:PhalanxOldReset-v0"}, r"whose reset returns \(observation, info: a dict\)"),
+        (odd("OldStep"), r"whose step returns .* this one returned \(list, bool, bool, dict\)"),
+        (odd("ForgetsInfos"), r"whose reset returns .* this one returned \(tuple, NoneType\)"),
+        (odd("Seedless"), r"takes not both: write it as def reset\(self, \*, seed=None, options=None\)"),
+        (odd("MisshapenMask"), "it must have a row for each of the 2 agents, or 6 entries one after the other"),
+        (odd("PaysNobody"), "reward is None, but it must be one for all, or one for each of the 2 agents"),
+        (odd("PaysThree"), r"reward is \[1, 2, 3\], but it must be one for all"),
+        (odd("PaysStrangers"), "rewards are given to left, but the agents are agent_0, agent_1"),
         ({"id": "tests.envs.toys_gymnasium:PhalanxAsShared-v0", "observations": "each"}, "choose shared"),
     ],
 )

@@ -134,6 +134,58 @@ class OldReset(AsTuple):
         return super().reset(seed=seed)[0]
 
 
-for kind in (AsTuple, AsArray, AsShared, AsDict, AsBox, Alone, AloneInABox, Odd, OldReset):
+class MaskInObservation(AsTuple):
+    """The joint observation is a Dict of rows and masks, padded to the agent that has most actions."""
+
+    action_space = MultiDiscrete([3, 2])
+    observation_space = Dict({"rows": ROWS, "action_mask": Box(0, 1, (2, 3), np.int8)})
+
+    def see(self) -> Any:
+        return {"rows": np.stack(super().see()), "action_mask": np.array([[0, 1, 1], [1, 0, 0]], np.int8)}
+
+
+class FlatMask(AsTuple):
+    """The masks of both, one after the other."""
+
+    def info(self) -> Any:
+        return {"action_mask": np.array([0, 1, 1, 1, 0, 0], np.int8)}
+
+
+class MisshapenMask(AsTuple):
+    def info(self) -> Any:
+        return {"action_mask": np.ones(4, np.int8)}
+
+
+class PaysNobody(AsTuple):
+    def pay(self, action: Any) -> Any:
+        return None
+
+
+class PaysThree(AsTuple):
+    def pay(self, action: Any) -> Any:
+        return [1, 2, 3]
+
+
+class PaysStrangers(AsTuple):
+    def pay(self, action: Any) -> Any:
+        return {"left": 1}
+
+
+class OldStep(AsTuple):
+    def step(self, action: Any) -> Any:
+        return super().step(action)[1:]
+
+
+class ForgetsInfos(AsTuple):
+    def info(self) -> Any:
+        return None
+
+
+class Seedless(AsTuple):
+    def reset(self) -> Any:  # type: ignore[override]
+        return super().reset()
+
+
+for kind in (AsTuple, AloneInABox, *AsTuple.__subclasses__()):
     gymnasium.register(f"Phalanx{kind.__name__}-v0", entry_point=kind, order_enforce=False)
 gymnasium.register("PhalanxLimited-v0", entry_point=AsTuple, kwargs={"length": 99}, max_episode_steps=3)
