@@ -11,6 +11,7 @@ import numpy as np
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.nearest import did_you_mean
+from phalanx.envs.smac_maps import MAPS
 from phalanx.envs.team import Bools, Columns, EntityView, Floats, Ints, TeamSpec
 
 UNIT_TYPES = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")
@@ -62,31 +63,22 @@ class Scenario:
         return tuple(UNIT_TYPES.index(kind) for kind, count in sides for _ in range(count))
 
 
-def _mirror(limit: int, **units: int) -> Scenario:
-    return Scenario(tuple(units.items()), tuple(units.items()), limit)
+def _of_smac(name: str) -> Scenario:
+    where = MAPS[name]
+    return Scenario(where.allies, where.enemies, where.limit)
 
 
-def _marines(allies: int, enemies: int, limit: int, random: bool = False) -> Scenario:
-    return Scenario((("marine", allies),), (("marine", enemies),), limit, random)
+def _random(units: int) -> Scenario:
+    side = (("marine", units),)
+    return Scenario(side, side, limit=200, random=True)
 
 
+_MAPS = "3m 8m 25m 5m_vs_6m 10m_vs_11m 27m_vs_30m 2s3z 3s5z 3s5z_vs_3s6z 3s_vs_5z 6h_vs_8z"
 SCENARIOS: dict[str, Scenario] = {
-    "3m": _marines(3, 3, 60),
-    "8m": _marines(8, 8, 120),
-    "25m": _marines(25, 25, 150),
-    "5m_vs_6m": _marines(5, 6, 70),
-    "10m_vs_11m": _marines(10, 11, 150),
-    "27m_vs_30m": _marines(27, 30, 180),
-    "2s3z": _mirror(120, stalker=2, zealot=3),
-    "3s5z": _mirror(150, stalker=3, zealot=5),
-    "3s5z_vs_3s6z": Scenario((("stalker", 3), ("zealot", 5)), (("stalker", 3), ("zealot", 6)), 170),
-    "3s_vs_5z": Scenario((("stalker", 3),), (("zealot", 5),), 250),
-    "6h_vs_8z": Scenario((("hydralisk", 6),), (("zealot", 8),), 150),
-    "smacv2_5_units": _marines(5, 5, 200, random=True),
-    "smacv2_10_units": _marines(10, 10, 200, random=True),
-    "smacv2_20_units": _marines(20, 20, 200, random=True),
+    **{name: _of_smac(name) for name in _MAPS.split()},
+    **{f"smacv2_{units}_units": _random(units) for units in (5, 10, 20)},
 }
-"""All that the simulator has, with the episode limits of SMAC's maps of that name (SMACv2's: 200)."""
+"""All that the simulator has: maps of SMAC, with its units and limits, and three of SMACv2's kind (limit: 200)."""
 
 
 def named_scenario(name: str) -> Scenario:

@@ -15,6 +15,7 @@ from phalanx.algorithms.common.networks.view import AgentView
 from phalanx.configs.errors import UserError
 from phalanx.configs.settings import AgentSettings
 from phalanx.envs import smax_simulator
+from phalanx.envs.smac_maps import MAPS
 from phalanx.envs.smax import Smax, SmaxSettings
 from phalanx.envs.smax_scenarios import (
     NOT_IN_SMAX,
@@ -44,10 +45,14 @@ def test_sizes_of_known_scenarios(name: str) -> None:
     assert (spec.n_agents, spec.obs_dim, spec.state_dim, spec.n_actions) == SIZES[name]
 
 
-def test_limits_are_smac_s() -> None:
-    limits = {name: scenario.limit for name, scenario in SCENARIOS.items()}
-    assert limits["3m"] == 60 and limits["5m_vs_6m"] == 70 and limits["3s_vs_5z"] == 250
-    assert {limits[name] for name in limits if name.startswith("smacv2")} == {200}
+def test_units_and_limits_of_shared_maps_are_smac_s() -> None:
+    shared = set(SCENARIOS) & set(MAPS)
+    assert len(shared) == 11
+    for name in shared:
+        ours, smacs = SCENARIOS[name], MAPS[name]
+        assert (ours.allies, ours.enemies, ours.limit) == (smacs.allies, smacs.enemies, smacs.limit)
+    assert {scenario.limit for name, scenario in SCENARIOS.items() if name not in shared} == {200}
+    assert set(NOT_IN_SMAX) <= set(MAPS)
 
 
 def test_a_unit_list_is_the_named_scenario_of_the_same_units() -> None:
