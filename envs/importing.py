@@ -14,7 +14,7 @@ from typing import Any
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.nearest import did_you_mean
-from phalanx.envs.faults import FAULTS
+from phalanx.envs.faults import FAULTS, in_words
 
 LOG = logging.getLogger(__name__)
 _MODULE = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
@@ -24,14 +24,14 @@ def import_module(name: str, key: str, example: str) -> ModuleType:
     """The module `name` that the setting `key` asks for; importing it runs its code, so it is logged. `example` is what
     the setting could look like; a UserError tells what is wrong with it."""
     if not re.fullmatch(_MODULE, name):
-        raise UserError(f"{key}={name!r} is not the name of a Python module; write it as in {example}")
+        raise UserError(f"{key}={name!r} is not the name of a Python module; write it as in {example}{_of_file(name)}")
     return _imported(name, f"{key}={name}", key)
 
 
 def import_object(place: str, key: str, example: str) -> Any:
     """What the setting `key` names as `module:Name`; errors as in `import_module`."""
     if not re.fullmatch(rf"{_MODULE}:{_MODULE}", place):
-        raise UserError(f"{key}={place!r} is not a place module:Name; write it as in {example}")
+        raise UserError(f"{key}={place!r} is not a place module:Name; write it as in {example}{_of_file(place)}")
     module, _, path = place.partition(":")
     found: Any = _imported(module, f"{key}={place}", key)
     for name in path.split("."):
@@ -39,6 +39,15 @@ def import_object(place: str, key: str, example: str) -> Any:
             raise UserError(f"{key}={place}: {module} has no {path}{did_you_mean(name, dir(found))}")
         found = getattr(found, name)
     return found
+
+
+def _of_file(given: str) -> str:
+    """What to write where somebody named a file: `; for /games/tag.py: PYTHONPATH=/games and tag`."""
+    path, _, name = given.partition(".py")
+    folder, _, stem = path.rpartition("/")
+    if not re.fullmatch(r"[A-Za-z_]\w*", stem) or ("/" not in given and ".py" not in given):
+        return ""
+    return f"; a file is named by its folder on PYTHONPATH: PYTHONPATH={folder or '$PWD'} … {stem}{name}"
 
 
 def _siblings(module: str) -> list[str]:
@@ -80,6 +89,9 @@ def _imported(module: str, shown: str, key: str) -> ModuleType:
         why = f"there is no module {missing}{near}" if own else f"it needs {missing}, which is not installed"
         raise UserError(
             f"{shown} cannot be imported: {why}; check the name, pip install it, or put its folder on PYTHONPATH"
+            f"{_of_file(module) if own else ''}"
         ) from error
-    except FAULTS as error:
+    except SyntaxError as error:  # says itself where
         raise UserError(f"{shown} cannot be imported: {type(error).__name__}: {error}") from error
+    except FAULTS as error:
+        raise UserError(f"{shown} cannot be imported: {in_words(error)}") from error

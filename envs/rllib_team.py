@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from phalanx.configs.errors import UserError
+from phalanx.configs.errors import RunFailed, UserError
 from phalanx.envs.importing import import_object
 from phalanx.envs.parallel import Source
-from phalanx.envs.parallel_calls import can_be_seeded
+from phalanx.envs.parallel_calls import are_dicts, can_be_seeded, in_short
 from phalanx.envs.parallel_settings import TwoSidedSettings
 from phalanx.envs.parallel_team import ParallelTeam
 from phalanx.envs.team import TeamPolicy
@@ -35,8 +35,9 @@ class RllibTeam(ParallelTeam):
     """E MultiAgentEnvs in one process.
 
     Agents that the dict of observations leaves out, although their episode has not ended, wait for their turn: they
-    stay alive, see what they saw last and have only action 0, which is not sent. Ends: each agent's own flag or
-    `__all__`.
+    stay alive, see what they saw last and have only action 0, which is not sent; so do they when the episode is cut
+    off meanwhile. Ends: each agent's own flag or `__all__`; as in RLlib, who has ended does not come back before the
+    next episode.
     """
 
     Settings = RllibSettings
@@ -96,15 +97,21 @@ class MultiAgent:
         observations, infos = self._first(seed)
         self.agents = list(self.possible_agents)
         self._last = {}
-        return self._see(observations, infos)
+        return self._see(observations, infos, self.agents)
 
     def step(self, actions: Everyone) -> tuple[Everyone, Everyone, Everyone, Everyone, Everyone]:
         sent = {self._ids[name]: action for name, action in actions.items() if name in self._asked}
-        observations, rewards, terminated, truncated, infos = self._env.step(sent)
+        answer = self._env.step(sent)
+        if not are_dicts(answer, 5):
+            raise RunFailed(
+                f"{self._label} must have RLlib's API since Ray 2.3, whose step returns five dicts (observations,"
+                f" rewards, terminateds, truncateds, infos); this one returned {in_short(answer)}"
+            )
+        observations, rewards, terminated, truncated, infos = answer
         over, cut = self._flags(terminated), self._flags(truncated)
         present = self.agents
         self.agents = [name for name in present if not (over[name] or cut[name])]
-        seen, told = self._see(observations, infos)
+        seen, told = self._see(observations, infos, [name for name in present if not over[name]])
         pays = {str(agent): pay for agent, pay in rewards.items() if pay is not None}
         return seen, pays, {name: over[name] for name in present}, {name: cut[name] for name in present}, told
 
@@ -120,35 +127,37 @@ class MultiAgent:
 
     def _first(self, seed: int | None) -> tuple[Mapping[Any, Any], Mapping[Any, Any]]:
         answer = self._env.reset(seed=seed) if self._seeded else self._env.reset()
-        if not (isinstance(answer, tuple) and len(answer) == 2 and all(isinstance(part, Mapping) for part in answer)):
-            raise UserError(
-                f"{self._label} must have RLlib's API since Ray 2.3, whose reset returns the dicts (observations,"
-                f" infos); this one returned {type(answer).__name__}"
+        if not are_dicts(answer, 2):
+            raise RunFailed(
+                f"{self._label} must have RLlib's API since Ray 2.3, whose reset returns two dicts (observations,"
+                f" infos); this one returned {in_short(answer)}"
             )
-        return answer
+        return answer  # type: ignore[no-any-return]
 
     def _flags(self, given: Mapping[Any, Any]) -> dict[str, bool]:
         everyone = bool(given.get("__all__", False))
         return {name: everyone or bool(given.get(agent, False)) for name, agent in self._ids.items()}
 
-    def _see(self, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> tuple[Everyone, Everyone]:
-        """What everybody who is there sees; who is not asked to act sees what it saw last."""
+    def _see(
+        self, observations: Mapping[Any, Any], infos: Mapping[Any, Any], there: list[str]
+    ) -> tuple[Everyone, Everyone]:
+        """What everybody who is `there` sees; who is not asked to act sees what it saw last."""
         fresh = {str(agent): seen for agent, seen in observations.items()}
         unknown = sorted(set(fresh) - set(self._ids))
         if unknown:
-            raise UserError(
+            raise RunFailed(
                 f"{self._label} shows something to {', '.join(unknown)}, but its agents are {', '.join(self._ids)}:"
                 " name all agents that can ever appear in possible_agents"
             )
         self._asked = set(fresh)
         self._last |= fresh
         told = {str(agent): info for agent, info in infos.items()}
-        for name in self.agents:
+        for name in there:
             if name not in fresh:
                 if name not in self._last:
                     self._last[name] = _nothing(self._spaces[name])
                 self._last[name], told[name] = self._waiting(name)
-        return {name: self._last[name] for name in self.possible_agents if name in fresh or name in self.agents}, told
+        return {name: self._last[name] for name in self.possible_agents if name in fresh or name in there}, told
 
     def _waiting(self, name: str) -> tuple[Any, Everyone]:
         """Observation and info of who is not asked to act: only action 0 is legal."""

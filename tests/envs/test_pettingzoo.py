@@ -407,6 +407,13 @@ def test_a_game_in_which_one_sees_what_the_other_just_did_is_refused(module: str
         PettingZooTeam(PettingZooTeam.Settings(module=module, kwargs=kwargs, max_steps=9), 1)
 
 
+@pytest.mark.parametrize("place", [f"{TOYS}:Toy", "tests.envs.toys_aec:not_aec", "tests.envs.toys_aec:Cycle"])
+def test_a_class_or_function_of_any_name_can_be_named(place: str) -> None:
+    env = PettingZooTeam(PettingZooTeam.Settings(module=place, kwargs={"max_cycles": 7}, team=["*_0"]), 1)
+    assert (env.spec.episode_limit, env.spec.env_name) == (7, f"pettingzoo:{place}")
+    assert play(env, 7)[-1].truncated[0]
+
+
 # ---- what cannot be seeded, and pictures
 
 
@@ -473,7 +480,16 @@ def test_a_render_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"module": "tests.envs.toys_leaving"}, "cannot be imported: SystemExit: not today"),
         ({"module": "../evil"}, "is not the name of a Python module"),
         ({"module": "pettingzoo.mpe"}, "cannot be imported: ImportError"),
-        ({"module": "json"}, "json has no parallel_env and no env"),
+        ({"module": "json"}, r"json names no environment: it must be a module with a parallel_env or an env"),
+        ({"module": f"{TOYS}:Nothing"}, r"tests\.envs\.toys has no Nothing"),
+        ({"module": f"{TOYS}:NAMES"}, r"toys:NAMES names no environment.*or a class as in my_package"),
+        ({"module": "games/tag.py"}, r"is not the name .*: PYTHONPATH=games … tag$"),
+        ({"module": "/games/tag.py:Tag"}, r"is not a place .*: PYTHONPATH=/games … tag:Tag$"),
+        ({"module": "tag.py"}, r"there is no module tag.*: PYTHONPATH=\$PWD … tag$"),
+        (
+            {"module": "tests.envs.toys_broken"},
+            r"cannot be imported: KeyError: 'speed' \(toys_broken\.py:3, in <module>",
+        ),
         ({"module": "mpe2.simple_tag_v3", "kwargs": {"wings": 2}}, r"cannot be made with env\.kwargs=.*wings"),
         ({"team": ["green_0"]}, "there is no agent green_0; the agents are red_0, red_1, blue_0"),
         ({"team": []}, "leaves nobody to learn"),

@@ -73,6 +73,21 @@ def test_who_is_not_asked_waits() -> None:
     assert toy("Turns", team=CARS).spec.n_agents == 2
 
 
+def test_who_waits_or_sees_nothing_while_the_episode_is_cut_off_has_seen_what_came_before() -> None:
+    env = toy("Turns", config={"length": 3}, max_steps=9)
+    start(env)
+    *_, last = [env.step(np.array([[1, 2, 0]])) for _ in range(3)]
+    assert last.truncated[0] and last.final is not None
+    assert last.final.obs[0, :, 1].tolist() == [2, 2, 3]
+    assert last.final.alive.all()
+    assert last.final.avail[0].tolist() == [[True, False, False]] * 2 + [[True, True, False]]
+    unseen = toy("EndsUnseen")
+    start(unseen)
+    *_, last = [unseen.step(np.array([[1, 2, 0]])) for _ in range(4)]
+    assert last.final is not None
+    assert last.final.obs[0, :, 1].tolist() == [3, 3, 3]
+
+
 def test_masks_in_observations_give_way_where_one_waits() -> None:
     obs = start(toy("MaskedTurns"))
     assert obs.avail[0].tolist() == [[False, False, True], [True, False, False]]
@@ -113,7 +128,8 @@ def test_ids_may_be_numbers_that_only_the_first_observations_tell() -> None:
         ({"module": "tests.envs.toys_rllib:Old", "config": {"length": 2}}, r"cannot be made with env\.config=.*length"),
         ({"module": "tests.envs.toys_rllib:Stranger"}, "shows something to ghost, but its agents are car_0, car_1"),
         ({"module": "tests.envs.toys_rllib:Spaceless"}, r"has neither action_spaces\['car_0'\] nor action_space"),
-        ({"module": "tests.envs.toys_rllib:OldReset"}, "since Ray 2.3"),
+        ({"module": "tests.envs.toys_rllib:OldReset"}, r"since Ray 2\.3, whose reset .* returned dict"),
+        ({"module": "tests.envs.toys_rllib:OldStep"}, r"whose step returns .* returned \(dict, dict, dict, dict\)"),
         ({"max_steps": None}, r"env\.max_steps is needed"),
         ({"team": ["bus"]}, "there is no agent bus; the agents are car_0, car_1, light"),
         ({"team": CARS, "opponents": "scripted"}, "offers no scripted_policy"),

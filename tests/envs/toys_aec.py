@@ -8,6 +8,8 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from pettingzoo.utils.env import AECEnv
 
+from tests.envs.toys import Toy
+
 
 class Cycle(AECEnv):  # type: ignore[type-arg]
     """Everybody chooses, then the world moves."""
@@ -57,6 +59,11 @@ class Turns(Cycle):
     """Does not say that it can be played in cycles."""
 
     metadata = {"name": "turns"}  # noqa: RUF012
+
+
+def not_aec(**kwargs: Any) -> Any:
+    """A ParallelEnv from where AEC games come from."""
+    return Toy(**kwargs)
 
 
 def env(kind: str = "Cycle", **kwargs: Any) -> Any:

@@ -125,6 +125,18 @@ class Stranger(Together):
         return {**super().see(), "ghost": np.zeros(2)}
 
 
+class OldStep(Together):
+    def step(self, actions: Everyone) -> tuple[Everyone, ...]:
+        return super().step(actions)[:4]
+
+
+class EndsUnseen(Together):
+    """Shows nothing in the last step."""
+
+    def see(self) -> Everyone:
+        return {} if self.t >= self.length else super().see()
+
+
 class Spaceless(Together):
     def __init__(self, config: Everyone) -> None:
         super().__init__(config)
