@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,12 +41,18 @@ def require_output_path(path: Path, suffixes: Sequence[str], option: str) -> Non
 def make_drawn_env(
     settings: EnvSettings, num_envs: int, load_policy: Callable[[str], TeamPolicy] | None = None
 ) -> TeamEnv:
-    """What `make_env` gives, made for pictures where that can be done."""
+    """What `make_env` gives, made for pictures where that can be done. Where it cannot, because the environment does
+    not take the argument or lacks what it draws with, `why_no_picture` says why not."""
     drawn = settings.for_pictures()
-    if drawn is not settings:
-        with contextlib.suppress(Exception):  # it does not take the argument, or cannot draw: then it says why not
-            return make_env(drawn, num_envs, load_policy)
-    return make_env(settings, num_envs, load_policy)
+    if drawn is settings:
+        return make_env(settings, num_envs, load_policy)
+    try:
+        return make_env(drawn, num_envs, load_policy)
+    except (UserError, RunFailed) as error:
+        reason = str(error)
+    env = make_env(settings, num_envs, load_policy)
+    env.why_no_picture += f". Made for pictures it failed: {reason}"
+    return env
 
 
 def play_frames(env: TeamEnv, policy: TeamPolicy, episodes: int, run_seed: int) -> list[Frame]:

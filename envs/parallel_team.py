@@ -53,12 +53,20 @@ class ParallelTeam(TeamEnv):
         self.num_envs = num_envs
         self._settings = settings
         self._envs = [source.build()]
-        probe = self._envs[0]
         self._render_mode = source.arguments.get("render_mode")  # MaMuJoCo's environments do not say it themselves
         self.why_no_picture = (
             f"{label} gives none; an environment of another library can be drawn where it takes render_mode=rgb_array"
             " (has that as its render_mode) and its render() then returns an array"
         )
+        try:
+            self._set_up(source, load_policy)
+        except BaseException:  # windows and processes of those that are there already must not stay
+            self.close()
+            raise
+
+    def _set_up(self, source: Source, load_policy: Callable[[str], TeamPolicy] | None) -> None:
+        """Asks the first environment what it is and makes the others like it."""
+        label, settings, num_envs, probe = self._label, self._settings, self.num_envs, self._envs[0]
         limit = parallel.episode_limit(probe, source.arguments, settings.max_steps, label)
         agents = [parallel.describe(probe, name, label) for name in probe.possible_agents]
         two_sided = settings if isinstance(settings, TwoSidedSettings) else None

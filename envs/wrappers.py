@@ -27,9 +27,15 @@ class Wrapper(TeamEnv):
         return self.env.step(actions)
 
     def render(self, index: int) -> npt.NDArray[np.uint8] | None:
-        picture = self.env.render(index)
-        self.why_no_picture = self.env.why_no_picture  # which may be known only now
-        return picture
+        return self.env.render(index)
+
+    @property
+    def why_no_picture(self) -> str:
+        return self.env.why_no_picture
+
+    @why_no_picture.setter
+    def why_no_picture(self, reason: str) -> None:
+        self.env.why_no_picture = reason
 
     def film(self, index: int) -> None:
         self.env.film(index)

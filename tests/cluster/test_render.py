@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from phalanx.envs.team import Bools, Floats, TeamEnv
 from tests.cluster.test_loop import run_of
 from tests.cluster.test_sinks import scalars
 from tests.envs.needed import LIBRARIES, SETTINGS
+from tests.envs.toys import Toy
 
 OF_THE_CORE = [name for name in ENVIRONMENTS if name not in SETTINGS and name not in LIBRARIES]
 
@@ -133,6 +134,52 @@ def test_one_that_does_not_know_the_argument_says_what_is_missing() -> None:
     settings = env_settings("pettingzoo")(name="pettingzoo", module="tests.envs.toys", max_steps=3)
     with pytest.raises(UserError, match=r"env\.module=tests\.envs\.toys gives none.*render_mode=rgb_array"):
         play_frames(make_drawn_env(settings, 1), RandomTeam(), 1, run_seed=0)
+
+
+class NoPencil(Toy):
+    """Needs for pictures what is not there, which it says when it is made or, where `late`, when it is reset."""
+
+    late = False
+    made: ClassVar[list[NoPencil]] = []
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+        self.missing, self.closed = render_mode is not None, False
+        self.made.append(self)
+        if not self.late:
+            self.require_a_pencil()
+
+    def require_a_pencil(self) -> None:
+        if self.missing:
+            raise ImportError("pencil is not installed, run pip install pencil")
+
+    def reset(self, seed: int | None = None, options: Any = None) -> Any:
+        self.require_a_pencil()
+        return super().reset(seed, options)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class NoPencilLater(NoPencil):
+    late = True
+    made: ClassVar[list[NoPencil]] = []
+
+
+@pytest.mark.parametrize("toy", [NoPencil, NoPencilLater])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_one_that_lacks_what_it_draws_with_says_so_and_is_closed(toy: type[NoPencil], terminal: bool) -> None:
+    toy.made.clear()
+    settings = env_settings("pettingzoo")(
+        name="pettingzoo", module=f"{__name__}:{toy.__name__}", max_steps=3, timeout_is_terminal=terminal
+    )
+    env = make_drawn_env(settings, 1)
+    with pytest.raises(UserError, match=r"render_mode=rgb_array.*pencil is not installed, run pip install pencil"):
+        play_frames(env, RandomTeam(), 1, run_seed=0)
+    half_made, whole = toy.made
+    assert half_made.closed == toy.late and not whole.closed  # what was never made cannot be closed
+    env.close()
+    assert whole.closed
 
 
 # ---- clips on the way
