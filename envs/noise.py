@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phalanx.configs.errors import UserError
-from phalanx.configs.settings import NoiseSettings
+from phalanx.configs.noise_settings import NoiseSettings
 from phalanx.envs.seeding import FollowedSeeds
 from phalanx.envs.team import Bools, Floats, Ints, Obs, Step, TeamEnv, TeamSpec
 from phalanx.envs.wrappers import Wrapper

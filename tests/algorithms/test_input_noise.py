@@ -16,7 +16,8 @@ from phalanx.algorithms.common.noise import noisy
 from phalanx.algorithms.registry import ALGORITHMS, algorithm_class, algorithm_settings, make_algorithm, make_policy
 from phalanx.algorithms.value_mixing import ValueMixing
 from phalanx.configs.errors import UserError
-from phalanx.configs.settings import AgentSettings, EnvSettings, NoiseSettings, RunSettings
+from phalanx.configs.noise_settings import NoiseSettings
+from phalanx.configs.settings import AgentSettings, EnvSettings, RunSettings
 from phalanx.envs.registry import env_settings
 from tests.algorithms.helpers import SPEC, doubles, random_batch
 

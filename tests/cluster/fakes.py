@@ -13,7 +13,8 @@ import pytest
 from phalanx.algorithms.common.batch import EpisodeBatch, empty_batch
 from phalanx.algorithms.registry import algorithm_settings
 from phalanx.cluster.chunk import Chunk
-from phalanx.configs.settings import EnvSettings, NoiseSettings, RunSettings
+from phalanx.configs.noise_settings import NoiseSettings
+from phalanx.configs.settings import EnvSettings, RunSettings
 from phalanx.envs.noise import Noise
 from phalanx.envs.team import BatchedTeamEnv, Bools, Floats, Obs, Step, TeamEnv, TeamSpec
 

@@ -8,7 +8,8 @@ from phalanx.cluster.evaluation import EvaluationResult, Evaluator
 from phalanx.cluster.run_folder import CATALOGUE
 from phalanx.configs.errors import RunFailed
 from phalanx.configs.load import run_from_dict
-from phalanx.configs.settings import NoiseSettings, RunSettings
+from phalanx.configs.noise_settings import NoiseSettings
+from phalanx.configs.settings import RunSettings
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
 from tests.cluster import fakes
 

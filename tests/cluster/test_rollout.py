@@ -12,7 +12,8 @@ from phalanx.algorithms.registry import make_algorithm
 from phalanx.cluster.chunk import Chunk, ChunkStats
 from phalanx.cluster.rollout import Rollout
 from phalanx.configs.errors import RunFailed
-from phalanx.configs.settings import NoiseSettings, RunSettings
+from phalanx.configs.noise_settings import NoiseSettings
+from phalanx.configs.settings import RunSettings
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
 from tests.cluster import fakes
 

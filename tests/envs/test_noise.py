@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from phalanx.configs.errors import UserError
-from phalanx.configs.settings import NoiseSettings
+from phalanx.configs.noise_settings import NoiseSettings
 from phalanx.envs.check import check_env
 from phalanx.envs.noise import Noise
 from phalanx.envs.registry import ENVIRONMENTS, env_settings, make_env
