@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phalanx.cluster.metrics import Row, evaluation_metrics
-from phalanx.cluster.render import make_drawn_env
+from phalanx.cluster.render import make_drawn_env, most_crashes
 from phalanx.configs.errors import RunFailed
 from phalanx.configs.settings import RunSettings
 from phalanx.envs.faults import reset_env, step_env
@@ -151,7 +151,7 @@ class _Tally:
         if "crashed" in step.info:
             crashed = step.info["crashed"][kept].astype(bool)
             self._crashes += int(crashed.sum())
-            if self._crashes > 20 + 4 * len(self._share):
+            if self._crashes > most_crashes(len(self._share)):
                 raise RunFailed(f"environment {self._spec.env_name} crashed {self._crashes} times in one evaluation")
             kept = kept[~crashed]
         places = self._first[kept] + self._done[kept]

@@ -16,7 +16,7 @@ from phalanx.envs.faults import FAULTS, in_words, reset_env, step_env
 from phalanx.envs.pictures import as_picture
 from phalanx.envs.registry import make_env
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
-from phalanx.envs.team import Step, TeamEnv, TeamPolicy
+from phalanx.envs.team import Obs, Step, TeamEnv, TeamPolicy
 
 Frame = npt.NDArray[np.uint8]  # [H, W, 3]
 
@@ -55,12 +55,17 @@ def make_drawn_env(
     return env
 
 
+def most_crashes(num_envs: int) -> int:
+    """How many episodes of so many environments may crash before an evaluation, or a film, is given up."""
+    return 20 + 4 * num_envs
+
+
 def play_frames(env: TeamEnv, policy: TeamPolicy, episodes: int, run_seed: int) -> list[Frame]:
     """Pictures of greedy episodes of environment 0, one after the other, each with a line above that says how far the
     episode is and what it has earned; the other environments are ignored.
 
-    The episodes are the first ones of seed `run_seed`, so the same team gives the same film. UserError where the
-    environment gives no picture.
+    The episodes are the first ones of seed `run_seed` that did not crash, so the same team gives the same film.
+    UserError where the environment gives no picture, RunFailed where it keeps crashing.
     """
     env.film(0)
     try:
@@ -72,22 +77,34 @@ def play_frames(env: TeamEnv, policy: TeamPolicy, episodes: int, run_seed: int) 
 def _frames(env: TeamEnv, policy: TeamPolicy, episodes: int, run_seed: int) -> list[Frame]:
     obs = reset_env(env, [EpisodeSeeds(run_seed, Purpose.EVALUATION, e) for e in range(env.num_envs)])
     policy.reset(env.num_envs)
-    frames: list[Frame] = []
-    for episode in range(episodes):
-        line = _Line(env, episode, episodes)
-        frames.append(line.above(_picture(env)))
-        ended = False
-        while not ended:
-            step = step_env(env, policy.act(obs.obs, obs.avail))
-            obs, ended = step.next, bool(step.ended[0])
-            if step.ended.any():
-                policy.reset_rows(np.flatnonzero(step.ended))
-            line.add(step)
-            last = _last_picture(env) if ended else _picture(env)
-            # Whoever cannot draw the end (an environment of one's own, perhaps) shows the step before it.
-            frames.append(frames[-1] if last is None else line.above(last))
-        frames.extend([frames[-1]] * _PAUSE_FRAMES)
-    return frames
+    films: list[list[Frame]] = []
+    crashes = 0
+    while len(films) < episodes:
+        film, last = _one_episode(env, policy, obs, _Line(env, len(films), episodes))
+        obs = last.next
+        if not last.info.get("crashed", (False,))[0]:
+            films.append([*film, *[film[-1]] * _PAUSE_FRAMES])
+            continue
+        crashes += 1  # it has no end, so the next one is shown instead, as evaluations count it instead
+        if crashes > most_crashes(env.num_envs):
+            raise RunFailed(f"environment {env.spec.env_name} crashed {crashes} times while it was filmed")
+    return [frame for film in films for frame in film]
+
+
+def _one_episode(env: TeamEnv, policy: TeamPolicy, obs: Obs, line: _Line) -> tuple[list[Frame], Step]:
+    """Pictures of environment 0's episode that begins with `obs`, and its last step."""
+    frames = [line.above(_picture(env))]
+    while True:
+        step = step_env(env, policy.act(obs.obs, obs.avail))
+        obs, ended = step.next, bool(step.ended[0])
+        if step.ended.any():
+            policy.reset_rows(np.flatnonzero(step.ended))
+        line.add(step)
+        last = _last_picture(env) if ended else _picture(env)
+        # Whoever cannot draw the end (an environment of one's own, perhaps) shows the step before it.
+        frames.append(frames[-1] if last is None else line.above(last))
+        if ended:
+            return frames, step
 
 
 class _Line:

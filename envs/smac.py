@@ -137,6 +137,8 @@ class Smac(TeamEnv):
             fell[e] = played.dead - self._dead[e]
             last[e], self._dead[e] = played.view, played.dead
         rows = np.flatnonzero(terminated | truncated).tolist()
+        if self._filmed in lost:
+            self._last_picture = None  # the one before's end is not this one's, which nobody saw
         self._draw_last(np.setdiff1d(rows, list(lost)))
         self._views = list(last)
         for e, view in self._begin(rows, lost).items():

@@ -178,8 +178,8 @@ class TeamEnv(ABC):
 
     def film(self, index: int) -> None:
         """From now on the last moment of every episode of environment `index` (-1: of none) is drawn before the next
-        episode takes its place."""
-        self._filmed = index
+        episode takes its place. What was drawn before is forgotten."""
+        self._filmed, self._last_picture = index, None
 
     def last_picture(self) -> npt.NDArray[np.uint8] | None:
         """How the newest episode of the environment that is filmed ended; None where that was not drawn."""

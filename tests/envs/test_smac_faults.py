@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from phalanx.cluster.recorder import Harvest, Recorder
+from phalanx.cluster.render import play_frames
 from phalanx.configs.errors import RunFailed
 from phalanx.envs import smac, smac_processes
 from phalanx.envs.smac import Smac
@@ -153,6 +155,60 @@ def test_a_game_that_never_starts_ends_the_run_with_the_reason(script: Script) -
     with pytest.raises(RunFailed, match=r"did not start in 3 attempts for .*=3m .* RuntimeError: no free port"):
         start(env)
     assert len(script.made) == smac.START_ATTEMPTS
+    env.close()
+
+
+# ---- films
+
+
+class Standing:
+    """A policy."""
+
+    def reset(self, num_envs: int) -> None: ...
+
+    def reset_rows(self, rows: Any) -> None: ...
+
+    def act(self, obs: Any, avail: Any) -> Any:
+        return avail[..., 1].astype(np.int64)
+
+
+def crash_after(script: Script, steps: int) -> None:
+    """Every game breaks in the step that follows so many."""
+
+    def crash(env: StarCraft2Env, what: str) -> None:
+        if what == "step" and env.steps >= steps:
+            raise Broken
+
+    script.before = crash
+
+
+def test_the_end_of_a_lost_battle_is_not_that_of_the_one_before(script: Script) -> None:
+    crash_after(script, 4)
+    env = team(2, max_steps=3)
+    obs = start(env)
+    env.film(1)
+    ends = []
+    for _ in range(5):
+        step = env.step(stop(obs))
+        obs = step.next
+        ends.append((bool(step.ended[1]), env.last_picture() is not None))
+    assert ends == [(False, False), (False, False), (True, True), (False, True), (True, False)]
+    for _ in range(3):
+        obs = env.step(stop(obs)).next
+    assert env.last_picture() is not None
+    env.film(0)
+    assert env.last_picture() is None
+    env.close()
+
+
+def test_lost_battles_are_not_on_film(script: Script) -> None:
+    crash_after(script, 4)
+    env = team(1, max_steps=3)
+    frames = play_frames(env, Standing(), 2, run_seed=0)
+    assert len(script.made) == 2 and len(frames) == 2 * (1 + 3 + 9)  # whole battles, each with a pause
+    crash_after(script, 1)
+    with pytest.raises(RunFailed, match=r"environment smac crashed 25 times while it was filmed"):
+        play_frames(env, Standing(), 1, run_seed=0)
     env.close()
 
 
