@@ -176,7 +176,7 @@ def check_env(spec: str, overrides: Sequence[str]) -> int:
     from phalanx.envs.registry import make_env
 
     settings = _run_of_environment(spec, overrides).env
-    problems = check_env(lambda count: make_env(settings, count, load_policy))
+    problems = check_env(lambda count: make_env(settings, count, load_policy, watch=False))
     print(format_report(spec, problems))
     return 1 if problems else 0
 

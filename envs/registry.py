@@ -14,6 +14,7 @@ from phalanx.envs.faults import FAULTS, in_words
 from phalanx.envs.importing import import_object
 from phalanx.envs.noise import Noise
 from phalanx.envs.team import TeamEnv, TeamPolicy
+from phalanx.envs.watched import Watched
 from phalanx.envs.wrappers import TimeoutIsTerminal
 
 ENVIRONMENTS: dict[str, str] = {
@@ -62,10 +63,13 @@ def env_settings(name: str) -> type[EnvSettings]:
     return cast("type[EnvSettings]", getattr(env_class(name), "Settings", EnvSettings))
 
 
-def make_env(settings: EnvSettings, num_envs: int, load_policy: LoadPolicy | None = None) -> TeamEnv:
+def make_env(
+    settings: EnvSettings, num_envs: int, load_policy: LoadPolicy | None = None, watch: bool = True
+) -> TeamEnv:
     """`num_envs` environments as one TeamEnv, wrapped as the settings ask.
 
-    `load_policy` serves `env.opponents=checkpoint:DIR`; without it such a setting is refused.
+    `load_policy` serves `env.opponents=checkpoint:DIR`; without it such a setting is refused. `watch`: a class of
+    somebody's own is looked after while it plays; whoever wants to see all its mistakes does not ask for that.
     """
     build = cast("Callable[..., TeamEnv]", env_class(settings.name))
     takes_policies = settings.name in ENVIRONMENTS or "load_policy" in inspect.signature(build).parameters
@@ -75,6 +79,9 @@ def make_env(settings: EnvSettings, num_envs: int, load_policy: LoadPolicy | Non
         raise
     except FAULTS as error:
         raise UserError(f"env.name={settings.name} cannot be made: {in_words(error)}") from error
+    if settings.name not in ENVIRONMENTS:
+        watched = Watched(env, settings.name)
+        env = watched if watch else env
     if settings.noise.wraps:
         env = Noise(env, settings.noise)
     return TimeoutIsTerminal(env) if settings.timeout_is_terminal else env

@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pytest
 from phalanx.cluster import cli
 from phalanx.cluster.loop import train_serially
 from phalanx.cluster.run_folder import CATALOGUE
-from phalanx.configs.errors import UserError
+from phalanx.configs.errors import RunFailed, UserError
 from phalanx.configs.load import load_run
 from phalanx.configs.settings import EnvSettings
+from phalanx.envs.check import check_env
+from phalanx.envs.faults import reset_env, step_env
 from phalanx.envs.registry import ENVIRONMENTS, env_class, env_settings, make_env
 from phalanx.envs.team import BatchedTeamEnv, Obs, TeamEnv, TeamSpec
 
@@ -126,7 +129,57 @@ def test_a_class_needs_neither_settings_nor_load_policy() -> None:
     env = make_env(EnvSettings(name=name, max_steps=3), 2, lambda directory: None)  # type: ignore[arg-type,return-value]
     assert (env.num_envs, env.spec.episode_limit) == (2, 3)
     given = make_env(EnvSettings(name=f"{HERE}:WithPolicies"), 1, len)  # type: ignore[arg-type]
-    assert given.load_policy is len  # type: ignore[attr-defined]
+    assert given.env.load_policy is len  # type: ignore[attr-defined]
+
+
+class Misshapen(Plain):
+    """Answers with what `answers` says instead."""
+
+    answers: Any = {}  # noqa: RUF012
+
+    def _advance(self, actions: Any) -> Any:
+        reward, ended, info = super()._advance(actions)
+        return self.answers.get("reward", reward), ended, info
+
+    def _observe(self) -> Obs:
+        observation = super()._observe()
+        return replace(observation, **{key: value for key, value in self.answers.items() if key != "reward"})
+
+    def close(self) -> None:
+        raise RuntimeError("the window is gone")
+
+
+@pytest.mark.parametrize(
+    ("answers", "sentence"),
+    [
+        ({"reward": 1.0}, r"step: reward is float, not an array of numbers \(2,\)"),
+        ({"reward": np.zeros((2, 1))}, r"step: reward is float64 \(2, 1\), not an array of numbers \(2,\)"),
+        ({"obs": np.zeros((1, 1, 1), np.float32)}, r"reset: obs is float32 \(1, 1, 1\), not .* \(2, 1, 1\)"),
+        ({"state": None}, r"reset: state is NoneType, not an array of numbers \(2, 1\)"),
+        ({"avail": np.ones((2, 1, 2), np.int64)}, r"reset: avail is int64 \(2, 1, 2\), not an array of booleans"),
+        ({"avail": np.zeros((2, 1, 2), np.bool_)}, "reset: agent 0 of environment 0 has no legal action"),
+    ],
+)
+def test_what_has_another_form_than_promised_is_not_learned_from(
+    answers: Any, sentence: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Misshapen, "answers", answers)
+    env = make_env(EnvSettings(name=f"{HERE}:Misshapen"), 2)
+    with pytest.raises(RunFailed, match=rf"environment plain: {sentence}.*`phalanx check-env {HERE}:Misshapen`"):
+        reset_env(env, [iter(range(9))] * 2)
+        step_env(env, np.zeros((2, 1), np.int64))
+    env.close()
+    assert "close() failed: RuntimeError: the window is gone (test_own_environment.py" in caplog.text
+    assert check_env(lambda n: make_env(EnvSettings(name=f"{HERE}:Misshapen"), n, watch=False)) != []
+
+
+class Nameless(Plain):
+    def __init__(self, settings: EnvSettings, num_envs: int) -> None: ...
+
+
+def test_a_class_must_say_what_it_is() -> None:
+    with pytest.raises(UserError, match=r"__init__ must set self\.spec to a TeamSpec, but it is not there afterwards"):
+        make_env(EnvSettings(name=f"{HERE}:Nameless"), 1)
 
 
 @pytest.mark.parametrize(
