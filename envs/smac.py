@@ -26,8 +26,7 @@ from phalanx.envs.team import Bools, Obs, Step, TeamEnv, TeamPolicy
 LOG = logging.getLogger(__name__)
 START_ATTEMPTS = 3
 CLOSE_LIMIT_S = 10.0
-MARK_LIMIT_S = 5.0  # after `stagger_s`, for a game's process to appear
-LOOK_S = 0.02  # between looks for it
+LOOK_S = 0.02  # between looks for a game's process
 
 T = TypeVar("T")
 
@@ -199,10 +198,8 @@ class Smac(TeamEnv):
                 break
             for e in missing:
                 self._discard(e)
-            began = time.monotonic()
             calls = {e: self._launch(e, seeds[e]) for e in missing}
-            limit = self._settings.start_limit_s + time.monotonic() - began
-            answers, reasons = self._answers(calls, limit)
+            answers, reasons = self._answers(calls, self._settings.start_limit_s)
             ready |= answers
         if len(ready) < len(seeds):
             e, reason = next(iter(reasons.items()))
@@ -214,8 +211,8 @@ class Smac(TeamEnv):
         return ready
 
     def _launch(self, e: int, seed: int) -> Future[View]:
-        """Has a new game for environment e start, and returns when its process is there or `stagger_s` has passed.
-        Many starts at once would overload the machine and fight for ports."""
+        """Has a new game for environment e start, and returns when its process is there and `stagger_s` have passed, or
+        when it is ready. Many starts at once would overload the machine and fight for ports."""
         settings = self._settings
         mark = self._keeper.new_mark()
         arguments = {
@@ -230,15 +227,26 @@ class Smac(TeamEnv):
             "replay_prefix": f"{settings.scenario}_{os.getpid()}_{mark.rpartition('.')[2]}",
         }
         game = self._games[e] = make_game(self._build, self._map, self.spec.episode_limit, mark, arguments)
+        began = time.monotonic()
         with self._keeper.marking(mark):
             call = game.begin()
-            deadline = time.monotonic() + settings.stagger_s
-            # The mark must stay until the process has it.
-            patience = deadline + (MARK_LIMIT_S if can_look() else 0)
-            while not call.done() and not marked(mark.__eq__) and time.monotonic() < patience:
-                wait([call], timeout=LOOK_S)
-        wait([call], timeout=max(0.0, deadline - time.monotonic()))
+            self._await_process(e, mark, call)
+        wait([call], timeout=max(0.0, began + settings.stagger_s - time.monotonic()))
         return call
+
+    def _await_process(self, e: int, mark: str, call: Future[View]) -> None:
+        """Until the game's process is there, which finds the mark only then, or the call that starts it has ended."""
+        deadline = time.monotonic() + self._settings.start_limit_s
+        while can_look() and not call.done() and not marked(mark.__eq__):
+            if time.monotonic() >= deadline:
+                LOG.warning(
+                    "the game of environment %d has no process after env.start_limit_s=%g s: one that comes now is"
+                    " closed when it answers, but stays if it hangs or if this process is killed",
+                    e,
+                    self._settings.start_limit_s,
+                )
+                return
+            wait([call], timeout=LOOK_S)
 
     # ---- games that fail
 

@@ -232,6 +232,34 @@ def test_games_start_one_after_the_other_and_get_ready_side_by_side(script: Scri
     env.close()
 
 
+# ---- processes that are late
+
+
+def test_a_process_that_comes_late_bears_its_mark(script: Script) -> None:
+    script.before = lambda env, what: time.sleep(5.5) if what == "launch" else None
+    script.processes = True
+    env = team(1, stagger_s=0)
+    start(env)
+    (late,), (game,) = script.made, env._games
+    assert late._process is not None and game is not None
+    assert smac_processes.marked(game.mark.__eq__) == [late._process.pid]
+    env.close()
+
+
+def test_a_process_that_is_not_there_in_time_is_told_of(script: Script, caplog: pytest.LogCaptureFixture) -> None:
+    def slow(env: StarCraft2Env, what: str) -> None:
+        if what == "launch" and env is script.made[0]:
+            time.sleep(1.5)
+
+    script.before, script.processes = slow, True
+    env = team(1, stagger_s=0, start_limit_s=0.5)
+    start(env)
+    assert "environment 0 has no process after env.start_limit_s=0.5 s" in caplog.text
+    first, second = script.made
+    assert eventually(lambda: bool(first._process) and first.closed) and not second.closed
+    env.close()
+
+
 def test_the_games_step_at_the_same_time(script: Script) -> None:
     all_stepping = threading.Barrier(4, timeout=30)
 
