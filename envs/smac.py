@@ -21,6 +21,7 @@ from phalanx.envs.smac_game import Game, View, alive, make_game
 from phalanx.envs.smac_install import load_smac, require_game
 from phalanx.envs.smac_maps import named_map, team_spec
 from phalanx.envs.smac_processes import Keeper, can_look, kill, marked
+from phalanx.envs.smac_turns import my_turn
 from phalanx.envs.team import Bools, Obs, Step, TeamEnv, TeamPolicy
 
 LOG = logging.getLogger(__name__)
@@ -73,7 +74,12 @@ class SmacSettings(EnvSettings):
     step_limit_s: float = Field(
         default=60.0, gt=0, description="seconds in which a game must answer; it is replaced if it does not"
     )
-    stagger_s: float = Field(default=1.0, ge=0, description="seconds between the starts of two games, at most")
+    stagger_s: float = Field(
+        default=1.0,
+        ge=0,
+        description="seconds between the starts of two games on a machine, of all of a user's runs; less where one is"
+        " ready sooner",
+    )
 
     @model_validator(mode="after")
     def _map_exists(self) -> SmacSettings:
@@ -211,8 +217,9 @@ class Smac(TeamEnv):
         return ready
 
     def _launch(self, e: int, seed: int) -> Future[View]:
-        """Has a new game for environment e start, and returns when its process is there and `stagger_s` have passed, or
-        when it is ready. Many starts at once would overload the machine and fight for ports."""
+        """Has a new game for environment e start, while no other one of this user's does on this machine, and returns
+        when its process is there and `stagger_s` have passed, or when it is ready. Many starts at once would overload
+        the machine and fight for ports."""
         settings = self._settings
         mark = self._keeper.new_mark()
         arguments = {
@@ -227,11 +234,14 @@ class Smac(TeamEnv):
             "replay_prefix": f"{settings.scenario}_{os.getpid()}_{mark.rpartition('.')[2]}",
         }
         game = self._games[e] = make_game(self._build, self._map, self.spec.episode_limit, mark, arguments)
-        began = time.monotonic()
-        with self._keeper.marking(mark):
-            call = game.begin()
-            self._await_process(e, mark, call)
-        wait([call], timeout=max(0.0, began + settings.stagger_s - time.monotonic()))
+        with my_turn(settings.start_limit_s) as why_not:
+            if why_not:
+                LOG.warning("the game of environment %d starts out of turn: %s", e, why_not)
+            began = time.monotonic()
+            with self._keeper.marking(mark):
+                call = game.begin()
+                self._await_process(e, mark, call)
+            wait([call], timeout=max(0.0, began + settings.stagger_s - time.monotonic()))
         return call
 
     def _await_process(self, e: int, mark: str, call: Future[View]) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from phalanx.envs import smac_turns
 from phalanx.envs.seeding import EpisodeSeeds, Purpose
 from phalanx.envs.smac import Smac, SmacSettings
 from phalanx.envs.team import Obs, TeamEnv
@@ -294,6 +295,8 @@ def installed(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Script:
     for name in PARAMETERS:
         (folder / "Maps" / "SMAC_Maps" / f"{name}.SC2Map").touch()
     monkeypatch.setenv("SC2PATH", os.fspath(folder))
+    # Nobody else's games are to be waited for.
+    monkeypatch.setattr(smac_turns, "lock_file", lambda: folder.parent / "start.lock")
     monkeypatch.setattr(sys.modules[__name__], "script", Script())
     return script
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from phalanx.cluster.render import play_frames
 from phalanx.configs.errors import RunFailed
 from phalanx.envs import smac, smac_processes
 from phalanx.envs.smac import Smac
+from phalanx.envs.smac_turns import my_turn
 from tests.envs import stub_smac
 from tests.envs.stub_smac import Broken, Script, StarCraft2Env, at_random, eventually, start, stop, team
 
@@ -229,6 +231,30 @@ def test_games_start_one_after_the_other_and_get_ready_side_by_side(script: Scri
     env = team(3, stagger_s=0.1)
     start(env)
     assert (np.diff(launched) > 0.08).all()
+    env.close()
+
+
+def test_games_start_one_after_the_other_on_the_whole_machine(script: Script) -> None:
+    """Two vectors, as of two workers; a game gets ready for a while after its process is there."""
+    launched: list[float] = []
+    script.before = lambda env, what: launched.append(time.monotonic()) if what == "launch" else time.sleep(0.8)
+    script.processes = True
+    teams = [team(2, stagger_s=0.5) for _ in range(2)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(start, teams))
+    assert len(launched) == 4 and (np.diff(sorted(launched)) > 0.1).all()
+    for env in teams:
+        env.close()
+    assert all(game._process and game._process.poll() is not None for game in script.made)
+
+
+def test_a_turn_that_does_not_come_is_not_waited_for_forever(script: Script, caplog: pytest.LogCaptureFixture) -> None:
+    env = team(1, start_limit_s=0.3)
+    with my_turn(1.0) as why_not:
+        assert why_not == ""
+        start(env)
+    assert "of environment 0 starts out of turn: another process has held " in caplog.text
+    assert "start.lock for 0.3 s" in caplog.text and len(script.made) == 1
     env.close()
 
 
