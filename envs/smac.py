@@ -18,7 +18,7 @@ from phalanx.configs.errors import RunFailed, UserError
 from phalanx.configs.settings import EnvSettings
 from phalanx.envs.drawing_battle import draw_battle
 from phalanx.envs.smac_game import Game, View, alive, make_game
-from phalanx.envs.smac_install import load_smac, require_game
+from phalanx.envs.smac_install import GAME, is_version, load_smac, require_game
 from phalanx.envs.smac_maps import named_map, team_spec
 from phalanx.envs.smac_processes import Keeper, can_look, kill, marked
 from phalanx.envs.smac_turns import my_turn
@@ -117,6 +117,7 @@ class Smac(TeamEnv):
         self._views: list[View] = []
         self._dead = np.zeros((num_envs, 2), np.int64)  # allies, enemies
         self._seeds: Sequence[Iterator[int]] = ()
+        self._version: tuple[str, int] | None = None  # and build, as the first game says
 
     def reset(self, seeds: Sequence[Iterator[int]]) -> Obs:
         if len(seeds) != self.num_envs:
@@ -207,6 +208,7 @@ class Smac(TeamEnv):
             calls = {e: self._launch(e, seeds[e]) for e in missing}
             answers, reasons = self._answers(calls, self._settings.start_limit_s)
             ready |= answers
+        self._compare_version(ready)
         if len(ready) < len(seeds):
             e, reason = next(iter(reasons.items()))
             raise RunFailed(
@@ -215,6 +217,24 @@ class Smac(TeamEnv):
                 f" ({self._settings.start_limit_s:g}) can be raised where the machine is slow"
             )
         return ready
+
+    def _compare_version(self, rows: Iterable[int]) -> None:
+        """The game's own word on what it is: the spec, which is there before any game, goes by names of folders."""
+        said = [game.version for e in rows if (game := self._games[e]) is not None and game.version is not None]
+        if self._version is not None or not said:
+            return
+        self._version = said[0]
+        expected = self.spec.versions[GAME]
+        if is_version(expected, *said[0]):
+            LOG.info("%s says that it is version %s, build %d", GAME, *said[0])
+        else:
+            LOG.warning(
+                "%s says that it is version %s, build %d, but %s was chosen, which metadata.json names: results differ"
+                " between versions",
+                GAME,
+                *said[0],
+                expected,
+            )
 
     def _launch(self, e: int, seed: int) -> Future[View]:
         """Has a new game for environment e start, while no other one of this user's does on this machine, and returns

@@ -61,6 +61,7 @@ class Game:
         self.mark = mark  # of its process, see `smac_processes`
         self.episodes = 0  # that have ended
         self.fresh: View | None = None  # the beginning of an episode in which nobody has acted yet
+        self.version: tuple[str, int] | None = None  # and build, as the game says itself once it runs
         self._env = env
         self._where = where
         self._dead_enemies = 0  # in this episode
@@ -113,6 +114,7 @@ class Game:
         obs, state = self._env.reset()
         self._dead_enemies = 0
         if first:
+            self._ask_version()
             self._settle_reward_scale()
             self._check_units()
         self.fresh = self._view(obs, state)
@@ -149,6 +151,12 @@ class Game:
                 self._env.save_replay()
         finally:
             self._env.close()
+
+    def _ask_version(self) -> None:
+        # SMAC has no method for it, so its connection is asked, where it has one of this name.
+        if (controller := getattr(self._env, "_controller", None)) is not None:
+            answer = controller.ping()
+            self.version = (str(answer.game_version), int(answer.base_build))
 
     def _settle_reward_scale(self) -> None:
         """SMAC divides rewards by what a perfect battle pays, and adds the enemies' health to that at every look at the

@@ -16,6 +16,7 @@ from typing import Any
 from phalanx.configs.errors import UserError
 from phalanx.envs.importing import versions
 
+GAME = "StarCraft II"  # its key among the spec's versions
 HOW = "docs/smac.md of phalanx says how"
 MISSING = (
     "env.name=smac needs the package smac from github.com/oxwhirl/smac, which is not installed; PyPI does not have it"
@@ -99,18 +100,48 @@ def require_game(map_name: str, game_version: str | None) -> dict[str, str]:
             f"env.scenario={map_name}: StarCraft II in {folder} has no file Maps/SMAC_Maps/{map_name}.SC2Map; SMAC's"
             f" maps come apart from the game and from the package ({HOW})"
         )
-    # Without a version pysc2 starts the newest build.
-    return {**versions(("smac", "pysc2")), "StarCraft II": game_version or _named(builds[-1])}
+    return {**versions(("smac", "pysc2")), GAME: _chosen(game_version, builds, folder / "Versions")}
 
 
-def _named(build: int) -> str:
-    """A build of the game, and its version where pysc2 knows it."""
+def _chosen(wish: str | None, builds: list[int], folder: Path) -> str:
+    """The version that pysc2 starts for `wish`, or a UserError where it would refuse to start one."""
+    names: dict[int, list[str]] = {build: [] for build in builds}
+    known = _known_builds()
+    for name, build in known.items():
+        names.setdefault(build, []).append(name)
+    if wish is None or wish == "latest":  # pysc2's own word for it
+        return _named(builds[-1], names[builds[-1]])
+    full = f"{wish}.0" if wish.count(".") == 1 else wish  # pysc2 completes it like this
+    if not known:  # nor can anything be started without pysc2
+        return full
+    if known.get(full) in builds:
+        return _named(known[full], [full])
+    why = f"build {known[full]} of StarCraft II, which is not installed" if full in known else "unknown to pysc2"
+    there = ", ".join(_named(build, names[build]) for build in builds)
+    raise UserError(
+        f"env.game_version={wish} is {why}: in {folder} there is {there}; choose one of these, leave the setting out"
+        f" for the newest, or install the version ({HOW})"
+    )
+
+
+def _known_builds() -> dict[str, int]:
+    """The build of every version that pysc2 knows; nothing where there is no pysc2."""
     try:
         known = importlib.import_module("pysc2.run_configs.lib").VERSIONS.values()
     except ImportError:
-        known = ()
-    names = [version.game_version for version in known if version.build_version == build]
-    return f"{names[0]} (build {build})" if names else f"build {build}"
+        return {}
+    return {version.game_version: version.build_version for version in known}
+
+
+def _named(build: int, names: list[str]) -> str:
+    """A build of the game, and the versions that it may be: 4.10.0 (build 75689)."""
+    return f"{'/'.join(names)} (build {build})" if names else f"build {build}"
+
+
+def is_version(chosen: str, version: str, build: int) -> bool:
+    """Whether the game that says that it is `version` (4.10.0.75689) of `build` is what `require_game` names."""
+    names = chosen.partition(" (")[0].split("/")
+    return chosen == f"build {build}" or any(f"{version}.".startswith(f"{name}.") for name in names)
 
 
 def _listed(folder: Path) -> list[Path]:

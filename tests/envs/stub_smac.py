@@ -31,6 +31,8 @@ PARAMETERS: dict[str, tuple[int, int, int, str, int, tuple[int, ...]]] = {
     "MMM": (10, 10, 150, "TT", 3, (2005,) * 2 + (2006,) * 7 + (2007,)),
     "2m_vs_1z": (2, 1, 150, "TP", 0, (2001,) * 2),
 }
+VERSIONS = {"4.6.2": 69232, "4.8.2": 71663, "4.10.0": 75689, "4.11.0": 77379, "4.11.1": 77379}  # and builds: pysc2's
+INSTALLED = ("4.6.2", "4.10.0")
 HEALTH, DAMAGE, BITE, RANGE, SIGHT = 45.0, 15.0, 5.0, 6.0, 9.0
 MEDIVAC = 2007
 
@@ -47,6 +49,7 @@ class Script:
         self.slow_units = 0  # looks at the units before all have appeared
         self.processes = False  # every game is a process, as the real one
         self.unit_types: tuple[int, ...] | None = None
+        self.version: str | None = None  # which the games say that they are; None: what was asked for
         self.made: list[StarCraft2Env] = []
 
 
@@ -92,6 +95,7 @@ class StarCraft2Env:
         self._episode_count = self._episode_steps = 0
         self._rng = np.random.default_rng(seed)
         self._process: subprocess.Popen[bytes] | None = None
+        self._controller: Any = None  # pysc2's connection to the game
         self.closed = False
         script.made.append(self)
 
@@ -102,6 +106,9 @@ class StarCraft2Env:
         script.before(self, "launch")
         if script.processes:
             self._process = subprocess.Popen(["sleep", "600"])
+        name = script.version or self.arguments["game_version"] or INSTALLED[-1]
+        answer = SimpleNamespace(game_version=f"{name}.{VERSIONS[name]}", base_build=VERSIONS[name])
+        self._controller = SimpleNamespace(ping=lambda: answer)
 
     def _connected(self) -> None:
         if self._process is not None and self._process.poll() is not None:
@@ -283,14 +290,16 @@ def _distance(a: Unit, b: Unit) -> float:
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Script:
-    """Puts the stand-in in the place of smac, and an empty game with its maps into `folder`."""
+    """Puts the stand-in in the place of smac and of pysc2's versions, and an empty game with its maps into `folder`."""
     package, module = ModuleType("smac"), ModuleType("smac.env")
     module.StarCraft2Env = StarCraft2Env  # type: ignore[attr-defined]
     package.env = module  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "smac", package)
     monkeypatch.setitem(sys.modules, "smac.env", module)
-    (folder / "Versions" / "Base75689").mkdir(parents=True)
-    (folder / "Versions" / "Base69232").mkdir()
+    known = {name: SimpleNamespace(game_version=name, build_version=build) for name, build in VERSIONS.items()}
+    monkeypatch.setitem(sys.modules, "pysc2.run_configs.lib", SimpleNamespace(VERSIONS=known))
+    for name in INSTALLED:
+        (folder / "Versions" / f"Base{VERSIONS[name]}").mkdir(parents=True)
     (folder / "Maps" / "SMAC_Maps").mkdir(parents=True)
     for name in PARAMETERS:
         (folder / "Maps" / "SMAC_Maps" / f"{name}.SC2Map").touch()

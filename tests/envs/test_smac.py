@@ -53,7 +53,7 @@ def test_what_is_shown_is_what_smac_shows() -> None:
 def test_the_game_is_asked_for_what_the_settings_say(script: Script) -> None:
     settings = {"scenario": "3m", "difficulty": 10, "reward": "sparse", "game_version": "4.6.2", "max_steps": 7}
     env = team(1, **settings)
-    assert env.spec.versions["StarCraft II"] == "4.6.2"
+    assert env.spec.versions["StarCraft II"] == "4.6.2 (build 69232)"
     assert script.made == []  # nothing is built for the spec alone
     start(env)
     (game,) = script.made
@@ -63,7 +63,7 @@ def test_the_game_is_asked_for_what_the_settings_say(script: Script) -> None:
     assert given["seed"] == next(EpisodeSeeds(0, Purpose.EPISODE, 0))
     assert game.episode_limit == 7
     env.close()
-    assert team(1).spec.versions["StarCraft II"] == "build 75689"
+    assert team(1).spec.versions["StarCraft II"] == "4.10.0 (build 75689)"
 
 
 @pytest.mark.usefixtures("script")
@@ -183,6 +183,7 @@ def test_replays_are_written_when_the_games_are_closed(script: Script, tmp_path:
 def test_without_replays_none_are_written(script: Script, caplog: pytest.LogCaptureFixture) -> None:
     env = team(1)
     start(env)
+    caplog.clear()
     with caplog.at_level(logging.WARNING):
         env.close()
     assert caplog.text == "" and script.made[0].closed

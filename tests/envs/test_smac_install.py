@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,9 @@ import pytest
 from phalanx.cluster import cli
 from phalanx.configs.errors import UserError
 from phalanx.envs.smac import Smac, SmacSettings
-from phalanx.envs.smac_install import load_smac, require_game
+from phalanx.envs.smac_install import is_version, load_smac, require_game
 from tests.envs import stub_smac
-from tests.envs.stub_smac import Script
+from tests.envs.stub_smac import Script, start
 
 
 @pytest.fixture
@@ -121,12 +122,75 @@ def test_pysc2_waits_as_long_as_the_settings_allow(script: Script, monkeypatch: 
     assert flags.timeout == 300
 
 
-def test_a_builds_version_is_named_where_pysc2_knows_it(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {"4.10.0": SimpleNamespace(game_version="4.10.0", build_version=75689)}
-    monkeypatch.setitem(sys.modules, "pysc2", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "pysc2.run_configs", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "pysc2.run_configs.lib", SimpleNamespace(VERSIONS=known))
-    assert Smac(SmacSettings(), 1).spec.versions["StarCraft II"] == "4.10.0 (build 75689)"
+# ---- versions of the game
+
+
+def install(folder: Path, *builds: int) -> None:
+    """Exactly these."""
+    shutil.rmtree(folder / "StarCraftII" / "Versions")
+    for build in builds:
+        (folder / "StarCraftII" / "Versions" / f"Base{build}").mkdir(parents=True)
+
+
+@pytest.mark.usefixtures("script")
+@pytest.mark.parametrize(
+    ("wish", "builds", "named"),
+    [
+        (None, (69232, 75689), "4.10.0 (build 75689)"),
+        ("latest", (69232, 75689), "4.10.0 (build 75689)"),
+        (None, (69232, 99999), "build 99999"),
+        (None, (77379,), "4.11.0/4.11.1 (build 77379)"),
+        ("4.11.1", (77379,), "4.11.1 (build 77379)"),
+        ("4.6.2", (69232, 75689), "4.6.2 (build 69232)"),
+        ("4.10", (69232, 75689), "4.10.0 (build 75689)"),
+    ],
+)
+def test_the_spec_names_the_version_that_pysc2_starts(
+    tmp_path: Path, wish: str | None, builds: tuple[int, ...], named: str
+) -> None:
+    install(tmp_path, *builds)
+    assert Smac(SmacSettings(game_version=wish), 1).spec.versions["StarCraft II"] == named
+
+
+@pytest.mark.usefixtures("script")
+@pytest.mark.parametrize(
+    ("wish", "builds", "sentence"),
+    [
+        (
+            "4.6.2",
+            (75689,),
+            r"4\.6\.2 is build 69232 of StarCraft II, which is not installed: in .*Versions there is",
+        ),
+        ("9.9.9", (75689,), r"9\.9\.9 is unknown to pysc2: .* there is 4\.10\.0 \(build 75689\); choose one of these"),
+        ("4.9", (69232, 99999), r"4\.9 is unknown to pysc2: .* is 4\.6\.2 \(build 69232\), build 99999; choose one"),
+    ],
+)
+def test_a_version_that_is_not_there_is_refused(
+    tmp_path: Path, wish: str, builds: tuple[int, ...], sentence: str
+) -> None:
+    install(tmp_path, *builds)
+    with pytest.raises(UserError, match=rf"env\.game_version={sentence}"):
+        Smac(SmacSettings(game_version=wish), 1)
+
+
+def test_the_games_own_word_is_logged(script: Script, caplog: pytest.LogCaptureFixture) -> None:
+    env = Smac(SmacSettings(game_version="4.6.2"), 2)
+    with caplog.at_level(logging.INFO):
+        start(env)
+    env.close()
+    assert caplog.text.count("StarCraft II says that it is version 4.6.2.69232, build 69232\n") == 1
+    caplog.clear()
+    script.version = "4.8.2"
+    env = Smac(SmacSettings(game_version="4.6.2"), 2)
+    start(env)
+    env.close()
+    assert "says that it is version 4.8.2.71663, build 71663, but 4.6.2 (build 69232) was chosen" in caplog.text
+
+
+def test_versions_are_compared_by_what_is_known_of_them() -> None:
+    assert is_version("build 99999", "5.1.2.99999", 99999) and not is_version("build 99999", "5.1.2.99998", 99998)
+    assert is_version("4.11.0/4.11.1 (build 77379)", "4.11.1.77379", 77379)
+    assert not is_version("4.1.0 (build 60196)", "4.10.0.75689", 75689)
 
 
 @pytest.mark.usefixtures("script")
@@ -140,7 +204,7 @@ def test_without_the_game(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         shutil.move(tmp_path / "StarCraftII", tmp_path / "elsewhere")
         Smac(SmacSettings(), 1)
     shutil.move(tmp_path / "elsewhere", tmp_path / "StarCraftII")
-    assert require_game("3m", None)["StarCraft II"] == "build 75689"
+    assert require_game("3m", None)["StarCraft II"] == "4.10.0 (build 75689)"
 
 
 @pytest.mark.usefixtures("script")

@@ -66,7 +66,7 @@ def test_conforms(scenario: str) -> None:
 def test_battles_are_won_and_lost_and_paid_as_smac_says() -> None:
     env = team(2, stagger_s=0)
     obs, rng = start(env), np.random.default_rng(0)
-    assert len(games_of(env)) == 2
+    assert len(games_of(env)) == 2 and env._version == (stand_in_sc2.VERSION, 75689)
     paid, wins, episodes = np.zeros(2), 0, 0
     for _ in range(150):
         step = env.step(at_random(rng, obs))

@@ -51,7 +51,7 @@ def test_a_run_goes_on_where_games_are_killed(name: str, monkeypatch: pytest.Mon
     crashes = sum(row["rollout/env_crashes"] for row in rows if "rollout/env_crashes" in row)
     assert 0 < crashes <= killed[0]  # those of evaluations are played again, and not counted here
     metadata = json.loads((tmp_path / "run" / "metadata.json").read_text())
-    assert metadata["versions"]["StarCraft II"] == "build 75689" and not metadata["reproducible"]
+    assert metadata["versions"]["StarCraft II"] == "4.10.0 (build 75689)" and not metadata["reproducible"]
     games = 2 * 2 + 4  # two streams of two, and those of evaluations
     assert len(script.made) >= games + killed[0]  # more where a game is new when all are reset
     assert all(game.launches == 1 for game in script.made)
