@@ -13,7 +13,8 @@ from pydantic import Field
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.settings import EnvSettings
-from phalanx.envs.importing import import_library, versions
+from phalanx.envs.faults import FAULTS, in_words
+from phalanx.envs.importing import import_library, import_object, versions
 from phalanx.envs.parallel import Bounds, groups_of
 from phalanx.envs.pictures import as_picture
 from phalanx.envs.team import BatchedTeamEnv, Bools, Floats, Obs, Step, TeamPolicy, TeamSpec
@@ -28,7 +29,10 @@ class VmasSettings(EnvSettings):
 
     name: Literal["vmas"] = Field(default="vmas", description="vmas: a scenario of VMAS, which you install yourself")
     max_steps: int = Field(default=100, ge=1, description="steps after which an episode is cut off (truncated)")
-    scenario: str = Field(default="dispersion", description="VMAS's name of the scenario")
+    scenario: str = Field(
+        default="dispersion",
+        description="VMAS's name of the scenario, or module:Class of your own, whose module is imported",
+    )
     continuous: bool = Field(default=False, description="continuous actions; discrete ones if not")
     reward: Literal["mean", "sum"] = Field(default="mean", description="the team's reward, over its agents")
     kwargs: dict[str, Any] = Field(default={}, description="arguments of the scenario, such as n_agents: 4")
@@ -155,9 +159,12 @@ class VmasTeam(BatchedTeamEnv):
 
 def _made(settings: VmasSettings, num_envs: int) -> Any:
     vmas = import_library("vmas", NEEDS)
+    scenario: Any = settings.scenario
+    if ":" in scenario:
+        scenario = import_object(scenario, "env.scenario", "my_package.my_module:MyScenario")
     try:
         return vmas.make_env(
-            settings.scenario,
+            scenario() if callable(scenario) else scenario,
             num_envs=num_envs,
             device="cpu",
             continuous_actions=settings.continuous,
@@ -166,8 +173,7 @@ def _made(settings: VmasSettings, num_envs: int) -> Any:
             seed=0,
             **settings.kwargs,
         )
-    except Exception as error:
+    except FAULTS as error:
         raise UserError(
-            f"env.scenario={settings.scenario} cannot be made with env.kwargs={settings.kwargs}:"
-            f" {type(error).__name__}: {error}"
+            f"env.scenario={settings.scenario} cannot be made with env.kwargs={settings.kwargs}: {in_words(error)}"
         ) from error

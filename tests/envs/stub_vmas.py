@@ -11,8 +11,13 @@ import numpy as np
 made: list[Any] = []
 
 
+class Drift:
+    """A scenario of somebody's own."""
+
+
 class Environment:
-    def __init__(self, scenario: str, num_envs: int, continuous_actions: bool, n_agents: int = 2) -> None:
+    def __init__(self, scenario: Any, num_envs: int, continuous_actions: bool, n_agents: int = 2) -> None:
+        scenario = "drift" if isinstance(scenario, Drift) else scenario
         if scenario not in ("drift", "gusts", "nested", "several"):
             raise ValueError(f"unknown scenario {scenario}")
         self.scenario, self.num_envs, self.continuous = scenario, num_envs, continuous_actions
@@ -56,7 +61,7 @@ class Environment:
 
 
 def make_env(
-    scenario: str,
+    scenario: Any,
     num_envs: int,
     device: str,
     continuous_actions: bool,
