@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 CALL_LIMIT_S = 600.0  # no call takes longer unless it hangs
 RETURN_LIMIT_S = 180.0  # within which a lost actor must be back
 RETRY_S = 0.2
+NEWS_S = 0.01
 MOST_LOSSES = 10  # of one actor within LOSSES_WITHIN_S: its process dies by what it does, not by accident
 LOSSES_WITHIN_S = 300.0
 MOST_HANGS = 3  # of one actor within HANGS_WITHIN_S: it hangs by what it does
@@ -116,12 +117,21 @@ class Calls:
         self._on_actor_lost(member)
 
     def revive(self, member: Member, on_started: Callable[[], None]) -> None:
-        """Has `member` started again, patiently; RunFailed where it does not come back."""
+        """Has `member` started again, patiently; RunFailed where it does not come back. `on_started` waits for the
+        last news of the process before: what that had done would otherwise be counted as the new one's."""
         until = monotonic() + RETURN_LIMIT_S
 
         def attempt() -> None:
             generation = member.generation
-            self.add(member, member.start(), lambda _: on_started(), lambda _: again(generation))
+            self.add(member, member.start(), lambda _: started(generation), lambda _: again(generation))
+
+        def started(generation: int) -> None:
+            if member.generation != generation:
+                return  # lost once more, and revived for that
+            if any(call.member is member and call.generations[0][1] < generation for call in self._calls.values()):
+                self.later(NEWS_S, lambda: started(generation))
+            else:
+                on_started()
 
         def again(generation: int) -> None:
             if monotonic() > until:

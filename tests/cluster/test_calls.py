@@ -143,6 +143,44 @@ def test_a_lost_actor_is_asked_to_start_until_it_does(clock: Clock) -> None:
     assert scene.lost == []  # all of this was one loss, which is known already
 
 
+def test_news_of_the_process_before_come_before_its_successor(clock: Clock) -> None:
+    """Whatever order answers are looked at in: what the lost process had inserted is not in the new one."""
+    scene = Scene()
+    replay = scene.member("replay")
+    for ref in ("insert", "count"):
+        scene.ask(replay, ref)
+    scene.fleet.values = {"count": gone("replay"), "start replay 1": "hello"}
+    scene.turn(1)
+    assert scene.lost == ["replay"]
+    scene.calls.revive(replay, lambda: scene.got.append("started"))
+    scene.turn(4)
+    assert scene.starts == 1 and scene.got == []
+    scene.fleet.values["insert"] = 4
+    scene.turn(1)
+    clock.now += 1
+    scene.turn(1)
+    assert scene.got == [4, "started"]
+
+
+def test_a_successor_that_is_lost_while_news_are_awaited_is_revived_for_that_loss(clock: Clock) -> None:
+    scene = Scene()
+    replay = scene.member("replay")
+    for ref in ("insert", "count"):
+        scene.ask(replay, ref)
+    scene.fleet.values = {"count": gone("replay"), "start replay 1": "hello"}
+    scene.turn(1)
+    scene.calls.revive(replay, lambda: scene.got.append("started"))
+    scene.turn(1)
+    scene.ask(replay, "held")
+    scene.fleet.values |= {"held": gone("replay"), "insert": 4, "start replay 2": "hello"}
+    scene.turn(2)
+    assert scene.lost == ["replay", "replay"]
+    scene.calls.revive(replay, lambda: scene.got.append("started again"))
+    clock.now += 1
+    scene.turn(1)
+    assert scene.got == [4, "started again"]
+
+
 def test_an_actor_that_does_not_come_back_ends_the_run(clock: Clock) -> None:
     scene = Scene()
     worker = scene.member("worker 0")
