@@ -117,9 +117,8 @@ class Play:
     def _picture(self, t: int) -> None:
         """Of the first environment; that drawing changes nothing shows in what is played after it."""
         picture = self._env.render(0) if t < PICTURES else None
-        if picture is None:
-            return
-        self._is_picture(picture, f"step {t}: render(0)")
+        if picture is not None:
+            self._is_picture(picture, f"step {t}: render(0)")
 
     def _last_picture(self, t: int) -> None:
         picture = self._env.last_picture()

@@ -45,11 +45,17 @@ class Problem:
     sentence: str
 
 
+class Problems(list[Problem]):
+    """Broken promises; and the names in `CHECKS` of those that could not be looked at."""
+
+    unchecked: tuple[str, ...] = ()
+
+
 class Findings:
     """Problems, the first of each name."""
 
     def __init__(self) -> None:
-        self.problems: list[Problem] = []
+        self.problems = Problems()
 
     def add(self, name: str, sentence: str) -> None:
         if name not in self:

@@ -252,6 +252,16 @@ class NeverEnds(Walk):
         return step
 
 
+class NudgedByOthers(FixedLength):
+    """The others show in the final observation alone."""
+
+    def step(self, actions: npt.NDArray[Any]) -> Step:
+        step = super().step(actions)
+        if step.final is None:
+            return step
+        return replace(step, final=replace(step.final, obs=put(step.final.obs, (..., 0), self.place.sum())))
+
+
 class WrongFinalOrder(FixedLength):
     def step(self, actions: npt.NDArray[Any]) -> Step:
         step = super().step(actions)
@@ -439,6 +449,7 @@ FAULTS: list[tuple[str, str, type[Walk]]] = [
     ("seed ignored", "another episode", IgnoresSeeds),
     ("seed ignored", "another episode", RemembersThePast),
     ("seed ignored", r"another episode: info\[win\]", LuckyWinner),
+    ("neighbours", "is not what it is alone: final obs", NudgedByOthers),
     ("neighbours", "is not what it is alone", OneGeneratorForAll),
     ("aliasing", "wrote to the state", SameBuffer),
     ("aliasing", "wrote to the reward", SameReward),
@@ -499,7 +510,22 @@ def test_what_cannot_be_seeded_is_not_blamed_for_it_when_it_says_so() -> None:
             super().__init__(num_envs)
             self.spec = replace(self.spec, reproducible=False)
 
-    assert check_env(Honest) == []
+    problems = check_env(Honest)
+    assert problems == []
+    report = format_report("walk", problems)
+    assert report.startswith(
+        f"walk: {len(CHECKS) - 2} of {len(CHECKS)} checks passed\n  not checked, as no episode could"
+    )
+    assert report.endswith(f"{CHECKS['seed ignored']}; {CHECKS['neighbours']}")
+
+
+def test_what_cannot_be_seeded_is_looked_at_all_the_same() -> None:
+    class HonestPainter(drawn([1])):  # type: ignore[misc]
+        def __init__(self, num_envs: int) -> None:
+            super().__init__(num_envs)
+            self.spec = replace(self.spec, reproducible=False)
+
+    assert [problem.name for problem in check_env(HonestPainter)] == ["picture"]
 
 
 def test_the_environments_are_closed_even_after_a_crash() -> None:
