@@ -106,6 +106,12 @@ class Scripted(_Independent):
                 " checkpoint:DIR"
             )
         self._policies = {agent.name: make(agent.name) for agent in agents}
+        for name, policy in self._policies.items():
+            if not callable(policy):
+                raise UserError(
+                    f"env.opponents=scripted: scripted_policy({name!r}) of {source.label} is {policy!r}, but it must be"
+                    " a function of (observation, numpy Generator) to an action"
+                )
         self._observations: list[Mapping[str, Any]] = [{}] * num_envs
         self._generators: list[np.random.Generator] = [np.random.default_rng(0)] * num_envs
 

@@ -207,11 +207,14 @@ class ParallelTeam(TeamEnv):
 
     def close(self) -> None:
         """Closes all of them: one that cannot be closed must not keep the others, or a finished run, from it."""
+        failed = []
         for env in self._envs:
             try:
                 getattr(env, "close", lambda: None)()
             except FAULTS as error:
-                LOG.warning("%s: close() failed: %s", self._label, in_words(error))
+                failed.append(in_words(error))
+        if failed:
+            LOG.warning("%s: close() failed in %d of %d: %s", self._label, len(failed), self.num_envs, failed[0])
 
     def _start(self, e: int, frame: Frame) -> None:
         seed = next(self._seeds[e])

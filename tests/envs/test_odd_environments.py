@@ -12,6 +12,7 @@ from phalanx.configs.errors import RunFailed, UserError
 from phalanx.envs.check import check_env
 from phalanx.envs.faults import step_env
 from phalanx.envs.pettingzoo import PettingZooTeam
+from tests.envs import toys_odd
 from tests.envs.test_pettingzoo import play, start
 
 ODD = "tests.envs.toys_odd"
@@ -116,7 +117,13 @@ def test_one_that_cannot_be_closed_does_not_keep_the_others_from_it(caplog: pyte
     with caplog.at_level(logging.WARNING):
         env.close()
     assert [one.agents for one in env._envs] == [["closed"]] * 2
-    assert "close() failed: RuntimeError: the window is gone (toys_odd.py" in caplog.text
+    assert "close() failed in 2 of 2: RuntimeError: the window is gone (toys_odd.py" in caplog.text
+
+
+def test_a_script_that_is_no_function_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toys_odd, "scripted_policy", lambda agent: 3, raising=False)
+    with pytest.raises(UserError, match=r"scripted_policy\('blue_0'\) of .* is 3, but it must be a function of"):
+        odd("TakesNumpy", team=["red_*"], opponents="scripted")
 
 
 # ---- pictures
