@@ -17,10 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from benchmarks.common import emit, set_threads
-from phalanx.envs.smax_scenarios import SCENARIOS
 
 CASES: dict[str, dict[str, Any]] = {
     "gymnasium": {"id": "rware:rware-tiny-2ag-v2"},
@@ -29,7 +26,6 @@ CASES: dict[str, dict[str, Any]] = {
     "specialisation, temporal": {"temporal": True, "agents": 4},
     "synchronisation, temporal": {"temporal": True, "agents": 4},
     "sleepy": {"wait_ms": 0},
-    **{f"smax, {scenario}": {"scenario": scenario, "reward": "smac"} for scenario in SCENARIOS},
     "smax, unit list": {"scenario": {"allies": {"stalker": 1, "zealot": 2}, "enemies": {"marine": 4}}},
     "pettingzoo": {"module": "mpe2.simple_tag_v3", "team": ["adversary_*"]},
     "mamujoco": {"max_steps": 100},
@@ -39,6 +35,15 @@ CASES: dict[str, dict[str, Any]] = {
     "smax, timeouts end": {"max_steps": 20, "timeout_is_terminal": True},
 }
 """Settings of some environments, and of more cases of them: what stands before a comma is the environment's name."""
+
+
+def cases() -> dict[str, dict[str, Any]]:
+    """Every environment, and all that is in CASES; of SMAX every scenario."""
+    from phalanx.envs.registry import ENVIRONMENTS
+    from phalanx.envs.smax_scenarios import SCENARIOS
+
+    battles = {f"smax, {scenario}": {"scenario": scenario, "reward": "smac"} for scenario in SCENARIOS}
+    return {**{name: {} for name in ENVIRONMENTS}, **battles, **CASES}
 
 
 def counted(make: Callable[[int], Any], counts: list[int]) -> Callable[[int], Any]:
@@ -58,8 +63,10 @@ def counted(make: Callable[[int], Any], counts: list[int]) -> Callable[[int], An
     return build
 
 
-def fuzz(case: str, steps: int, seed: int) -> dict[str, Any]:
-    """What is told of one case."""
+def fuzz(case: str, given: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
+    """What is told of one case, an environment with the settings `given`."""
+    import numpy as np
+
     from phalanx.configs.errors import UserError
     from phalanx.envs.check import check_env
     from phalanx.envs.registry import env_settings, make_env
@@ -68,7 +75,7 @@ def fuzz(case: str, steps: int, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     counts, plays, begin = [0], 0, time.perf_counter()
     try:
-        settings = env_settings(name).model_validate({"name": name, **CASES.get(case, {})})
+        settings = env_settings(name).model_validate({"name": name, **given})
         make_env(settings, 1).close()
     except UserError as error:
         return {"skipped": str(error)}
@@ -88,12 +95,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     set_threads(1)
-    from phalanx.envs.registry import ENVIRONMENTS
-
-    cases = list(dict.fromkeys([*ENVIRONMENTS, *CASES]))
-    clean = True
-    for case in chosen.envs.split(";") if chosen.envs else cases:
-        told = fuzz(case, chosen.steps, chosen.seed)
+    known, clean = cases(), True
+    for case in chosen.envs.split(";") if chosen.envs else known:
+        told = fuzz(case, known[case], chosen.steps, chosen.seed)
         clean = clean and not told.get("found")
         emit(benchmark="fuzz", case=case, **told)
     sys.exit(not clean)

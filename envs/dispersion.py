@@ -38,7 +38,8 @@ class DispersionSettings(EnvSettings):
     size: float = Field(default=1.0, gt=0, description="half the width of the square that holds agents and food")
     share_reward: bool = Field(
         default=True,
-        description="true: every agent is paid 1 for each piece that anybody eats; false: those who eat it share the 1",
+        description="true: every agent is paid 1 for each piece that anybody eats; false, VMAS's default: those who"
+        " eat it share the 1",
     )
     penalise_by_time: bool = Field(
         default=False, description="whether an agent that is paid nothing in a step is paid -0.01"

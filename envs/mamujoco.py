@@ -17,7 +17,7 @@ from phalanx.envs.parallel_settings import ParallelSettings
 from phalanx.envs.parallel_team import ParallelTeam
 from phalanx.envs.team import TeamPolicy
 
-NEEDS = "env.name=mamujoco needs gymnasium-robotics and mujoco: pip install 'phalanx-marl[mujoco]'"
+NEEDS = "env.name=mamujoco needs gymnasium-robotics and mujoco: pip install '.[mujoco]' in a checkout of phalanx"
 KINDS = {
     "hip": r"hip|thigh",
     "knee": r"knee|leg|shin",

@@ -94,8 +94,7 @@ def load() -> tuple[Any, Any]:
             smax = import_smax()
     except ModuleNotFoundError as error:
         raise UserError(
-            f"env.name=smax needs {error.name}, which is not installed: pip install 'phalanx-marl[smax]', or"
-            " pip install -e '.[smax]' in a checkout"
+            f"env.name=smax needs {error.name}, which is not installed: pip install '.[smax]' in a checkout of phalanx"
         ) from error
     return jax, smax
 
@@ -128,12 +127,11 @@ def versions() -> dict[str, str]:
 
 
 def _one_thread(environment: Any) -> None:
-    """XLA reads its flags when jax computes for the first time. What the user has set stays."""
+    """XLA reads its flags when jax computes for the first time. Those that the user has set stay."""
     flags = environment.get("XLA_FLAGS", "")
     wanted = [text for name, text in FLAGS.items() if name not in flags]
     wanted += [f"{THREADS}=1"] if THREADS not in flags else []
     environment["XLA_FLAGS"] = " ".join([*flags.split(), *wanted])
-    environment.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def cache_folder() -> Path | None:

@@ -40,6 +40,13 @@ class HeterogeneousSettings(StagHuntSettings):
                 f"env.catchers={self.catchers} and env.holders={self.holders} do not fit around a stag, which has 4"
                 " neighbour cells: lower one of them"
             )
+        there = {"hunters": self.agents - self.beaters, "beaters": self.beaters}
+        for key, needed, group in (("catchers", self.catchers, "hunters"), ("holders", self.holders, "beaters")):
+            if there[group] < needed:
+                raise ValueError(
+                    f"env.{key}={needed}, but of env.agents={self.agents} only {there[group]} are {group}, so no stag"
+                    f" could ever be caught: add {group} or lower env.{key}"
+                )
         return self
 
 

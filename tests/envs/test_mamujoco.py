@@ -36,7 +36,7 @@ def test_without_the_extra_the_sentence_names_it(missing: str, monkeypatch: pyte
     for module in ("mujoco", *(m for m in list(sys.modules) if m.startswith(LIBRARY))):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(UserError, match=r"pip install 'phalanx-marl\[mujoco\]'"):
+    with pytest.raises(UserError, match=r"pip install '\.\[mujoco\]'"):
         MaMuJoCo(MaMuJoCo.Settings(), 1)
 
 

@@ -177,12 +177,10 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_thread_unless_the_user_says_otherwise() -> None:
     fresh: dict[str, str] = {}
     smax_simulator._one_thread(fresh)
-    assert fresh["JAX_PLATFORMS"] == "cpu"
     assert fresh["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    chosen = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=true", "JAX_PLATFORMS": "cpu,cuda"}
+    chosen = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=true"}
     smax_simulator._one_thread(chosen)
     assert chosen["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=true intra_op_parallelism_threads=1"
-    assert chosen["JAX_PLATFORMS"] == "cpu,cuda"
 
 
 def test_the_cache_is_private(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -122,6 +122,8 @@ def test_the_picture_tells_them_apart() -> None:
     [
         ({"beaters": 8}, r"env\.beaters=8 of env\.agents=8 leaves no hunter"),
         ({"catchers": 3, "holders": 2}, "do not fit around a stag"),
+        ({"beaters": 1, "holders": 3}, r"env\.holders=3, but of env\.agents=8 only 1 are beaters, so no stag could"),
+        ({"agents": 4, "beaters": 3, "catchers": 2}, r"env\.catchers=2, but of env\.agents=4 only 1 are hunters"),
     ],
 )
 def test_a_team_that_cannot_hunt_is_refused(settings: dict[str, Any], sentence: str) -> None:
