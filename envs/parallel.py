@@ -85,6 +85,8 @@ class Agent:
             if isinstance(space, Discrete) and np.any(np.asarray(content) < space.start):
                 raise ValueError(f"it begins at {space.start}")  # `flatten` would count from its end
             vector = np.asarray(content if isinstance(space, Box) else flatten(space, content)).reshape(-1)
+            if vector.dtype.kind not in "buif":
+                vector = vector.astype(np.float32)
         except Exception as error:
             raise RunFailed(
                 f"{self.label}: {self.name} observes {reprlib.repr(observation)}, which is not in its"

@@ -157,6 +157,7 @@ def test_what_is_no_picture_is_shown(kind: str, shown: str) -> None:
         ("ForgetsInfos", r"step returns five dicts.*returned \(dict, dict, dict, dict, NoneType\)"),
         ("OldStep", r"step returns five dicts.*returned \(dict, dict, dict, dict\)"),
         ("Renamed", "blue_1 appeared, but possible_agents named red_0, red_1, blue_0 when"),
+        ("SeesWords", r"red_0 observes \['far', 'near', 'far'\], which is not in its observation_space Box"),
         ("BelowItsStart", r"red_0 observes -1, which is not in its observation_space Discrete\(3\)"),
     ],
 )

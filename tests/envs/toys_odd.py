@@ -176,6 +176,11 @@ class BelowItsStart(Toy):
         return -1
 
 
+class SeesWords(Toy):
+    def see(self, agent: str) -> Any:
+        return ["far", "near", "far"]
+
+
 class Narrow(Toy):
     """Bounds that float32 cannot hold, watched closely; the actions are kept in float64."""
 
