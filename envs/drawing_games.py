@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -106,28 +108,55 @@ def draw_choices(
     players: Sequence[str], legal: npt.NDArray[np.bool_], chosen: Sequence[int], above: str, width: int = WIDTH
 ) -> Picture:
     """Who chose what: a row for each player, a box for each action. legal: [N, A]; chosen: [N], -1 before a choice."""
-    n, actions = legal.shape
-    label = 92 * SMOOTHING
-    row = min(36, max(14, 320 // n)) * SMOOTHING
-    top = 54 * SMOOTHING
-    pixels = width * SMOOTHING
-    height = round(top + n * row + 8 * SMOOTHING)
-    image = Image.new("RGB", (pixels, height + height % SMOOTHING), BACKGROUND)
+    board = _Board(tuple(players), legal.shape[1], width)
+    image = _painted(board, legal.tobytes()).copy()
     canvas = ImageDraw.Draw(image)
-    write(canvas, (pixels / 2, 17 * SMOOTHING), above, TEXT * SMOOTHING, INK)
-    across = min((pixels - label - 12) / actions, 64 * SMOOTHING)
-    for a in range(actions):
-        if across >= 14 * SMOOTHING:
-            place = (label + (a + 0.5) * across, top - 10 * SMOOTHING)
-            write(canvas, place, str(a), TEXT * SMOOTHING, INK)
-    for i, name in enumerate(players):
-        y = top + i * row
-        write(canvas, (12, y + row / 2), name, min(TEXT * SMOOTHING, round(row * 0.7)), INK, "lm")
-        for a in np.flatnonzero(legal[i]).tolist():
-            fill = TEAM if chosen[i] == a else FREE
-            cell = (label + a * across + 2, y + 3, label + (a + 1) * across - 3, y + row - 4)
-            canvas.rectangle(cell, fill=fill, outline=edge_of(fill) if fill == TEAM else LINE, width=SMOOTHING)
+    write(canvas, (width * SMOOTHING / 2, 17 * SMOOTHING), above, TEXT * SMOOTHING, INK)
+    for i, a in enumerate(chosen):
+        if a >= 0 and legal[i, a]:
+            canvas.rectangle(board.cell(i, a), fill=TEAM, outline=edge_of(TEAM), width=SMOOTHING)
     return with_legend(np.array(image.reduce(SMOOTHING)), [("chosen", TEAM)])
+
+
+@dataclass(frozen=True)
+class _Board:
+    """Where the boxes of a game of choices are, in pixels of the large image."""
+
+    players: tuple[str, ...]
+    actions: int
+    width: int
+
+    label: ClassVar[int] = 92 * SMOOTHING
+    top: ClassVar[int] = 54 * SMOOTHING
+
+    @property
+    def row(self) -> int:
+        return min(36, max(14, 320 // len(self.players))) * SMOOTHING
+
+    @property
+    def across(self) -> float:
+        return min((self.width * SMOOTHING - self.label - 12) / self.actions, 64 * SMOOTHING)
+
+    def cell(self, player: int, action: int) -> Box:
+        y, x = self.top + player * self.row, self.label + action * self.across
+        return (x + 2, y + 3, x + self.across - 3, y + self.row - 4)
+
+
+@lru_cache(maxsize=8)  # games draw the same board in every step, which for many players takes longest
+def _painted(board: _Board, legal: bytes) -> Image.Image:
+    """The board before anybody chose. legal: the bytes of [N, A] booleans."""
+    height = board.top + len(board.players) * board.row + 8 * SMOOTHING
+    image = Image.new("RGB", (board.width * SMOOTHING, height + height % SMOOTHING), BACKGROUND)
+    canvas = ImageDraw.Draw(image)
+    for a in range(board.actions if board.across >= 14 * SMOOTHING else 0):
+        place = (board.label + (a + 0.5) * board.across, board.top - 10 * SMOOTHING)
+        write(canvas, place, str(a), TEXT * SMOOTHING, INK)
+    for i, name in enumerate(board.players):
+        middle = board.top + (i + 0.5) * board.row
+        write(canvas, (12, middle), name, min(TEXT * SMOOTHING, round(board.row * 0.7)), INK, "lm")
+    for i, a in np.argwhere(np.frombuffer(legal, np.bool_).reshape(len(board.players), board.actions)).tolist():
+        canvas.rectangle(board.cell(i, a), fill=FREE, outline=LINE, width=SMOOTHING)
+    return image
 
 
 @dataclass(frozen=True)
