@@ -20,6 +20,7 @@ LAYERS = ("configs", "envs", "algorithms", "cluster (plain)", "cluster (Ray)", "
 SIMULATORS = ("mpe2", "pettingzoo", "pygame")
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 400
+MAX_LINE = 120  # characters
 
 
 def python_files(*folders: str) -> list[Path]:
@@ -189,6 +190,17 @@ def test_functions_and_files_are_small() -> None:
                 length = node.end_lineno - node.lineno + 1
                 if length > MAX_FUNCTION_LINES:
                     offences.append(f"{name_of(path)}:{node.lineno} {node.name}: {length} lines")
+    assert not offences, "\n".join(offences)
+
+
+def test_pages_are_as_wide_as_the_code() -> None:
+    """But for tables and commands, which cannot be broken."""
+    offences = []
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
+        text = re.sub(r"^```.*?^```$", lambda block: "\n" * block[0].count("\n"), path.read_text(), flags=re.M | re.S)
+        for number, line in enumerate(text.splitlines(), start=1):
+            if len(line) > MAX_LINE and not line.startswith("|"):
+                offences.append(f"{name_of(path)}:{number}: {len(line)} characters")
     assert not offences, "\n".join(offences)
 
 
