@@ -125,6 +125,6 @@ def test_the_watchdog_needs_the_standard_library_only() -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
     assert (done.returncode, done.stderr) == (0, "")
