@@ -237,16 +237,16 @@ class Recorder:
     def _require_finite(self, batch: EpisodeBatch, rows: Rows) -> None:
         # Once per chunk, not per step: checking small arrays costs as much as recording them.
         parts = {
-            "reward": batch.reward,
-            "reward of an agent": batch.agent_reward,
-            "log-probability of an action": batch.log_prob,
-            "observation": batch.obs,
-            "state": batch.state,
+            "a reward": batch.reward,
+            "a reward of an agent": batch.agent_reward,
+            "a log-probability of an action": batch.log_prob,
+            "an observation": batch.obs,
+            "a state": batch.state,
         }
         for what, values in parts.items():
             if not np.isfinite(values).all():
                 bad = np.argwhere(~np.isfinite(values))[0]
                 raise RunFailed(
-                    f"environment {self.spec.env_name} gave a {what} of {values[tuple(bad)]} in stream {self.stream},"
+                    f"environment {self.spec.env_name} gave {what} of {values[tuple(bad)]} in stream {self.stream},"
                     f" environment {rows[bad[0]]}, step {bad[1]} of its episode: nothing can be learned from that"
                 )

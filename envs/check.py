@@ -16,6 +16,7 @@ from phalanx.envs.findings import CHECKS, Findings, Problems
 from phalanx.envs.team import TeamEnv, TeamSpec
 
 ENVS = 3
+MANY = 8  # different observations
 COMPARED = ("seed ignored", "neighbours")  # checks that compare episodes with the same seed
 ROUNDING_GREW = 0.01  # the share of what is tolerated that rounding has reached before it is more
 
@@ -180,6 +181,8 @@ def _check_finals(play: Play, found: Findings) -> None:
     for field, finals in play.finals.items():
         if len(finals) < 2 or 2 * sum(play.changed[field]) <= len(play.changed[field]):
             continue  # what seldom changes says nothing
+        if len(play.values[field]) < MANY and len(play.firsts[field]) == 1:
+            continue  # nor does what may look the same by chance, such as the parity of the steps
         for k, what in enumerate(("the first one of the next episode", "the one before the last action")):
             if all(equal[k] for equal in finals):
                 found.add("final observation", f"in {len(finals)} ended episodes the final {field} was {what}")

@@ -58,6 +58,8 @@ class Play:
         # Of each ended episode, whether what was seen last equals the next first one, and the one before it.
         self.finals: dict[str, list[tuple[bool, bool]]] = {"obs": [], "state": []}
         self.changed: dict[str, list[bool]] = {"obs": [], "state": []}  # in a step within an episode
+        self.values: dict[str, set[bytes]] = {"obs": set(), "state": set()}  # everything seen
+        self.firsts: dict[str, set[bytes]] = {"obs": set(), "state": set()}  # what episodes after the first one began with
 
     def run(self, length: int) -> Play:
         try:
@@ -236,6 +238,8 @@ class Play:
             seen = {f: getattr(step.next, f)[e].copy() for f in FIELDS}
             seen |= {k: np.array(getattr(step, k)[e]) for k in ("reward", "terminated", "truncated")}
             seen |= {name: np.array(array[e]) for name, array in told.items()}
+            for field, values in self.values.items():
+                values.add(seen[field].tobytes())
             if step.agent_reward is not None:
                 seen["agent_reward"] = step.agent_reward[e].copy()
             if e in ended and step.final is not None:
@@ -244,6 +248,7 @@ class Play:
                 for field, finals in self.finals.items():
                     last, first = getattr(step.final, field)[j], getattr(step.next, field)[e]
                     finals.append((_equal(last, first), _equal(last, getattr(before, field)[e])))
+                    self.firsts[field].add(first.tobytes())
             else:
                 for field, changed in self.changed.items():
                     changed.append(not _equal(getattr(before, field)[e], getattr(step.next, field)[e]))

@@ -41,7 +41,9 @@ def _asked(env: TeamEnv, what: str, method: Callable[[A], B], argument: A) -> B:
 
 def in_words(error: BaseException) -> str:
     """`RuntimeError: no such unit (my_game.py:70, in step)`: the innermost line outside of phalanx and of libraries,
-    where there is one."""
+    where there is one. Of an error with a sentence of its own, that sentence."""
+    if isinstance(error, UserError | RunFailed):
+        return str(error)
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
     libraries = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}

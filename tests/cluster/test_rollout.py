@@ -129,7 +129,7 @@ def test_a_new_incarnation_plays_new_episodes(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("what", ["reward", "observation", "state"])
 def test_numbers_that_are_not_finite_end_the_run(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     fakes.install(monkeypatch, poison=(what, 3, 0))
-    with pytest.raises(RunFailed, match=rf"clockwork gave a {what} of (nan|inf) in stream 0, environment 3, step 0"):
+    with pytest.raises(RunFailed, match=rf"clockwork gave an? {what} of (nan|inf) in stream 0, environment 3, step 0"):
         rollout().play_round(0, 0, 0.5)
 
 

@@ -488,6 +488,18 @@ def test_rounding_that_grows_is_no_neighbour() -> None:
     assert check_env(Chaotic, steps=60) == []
 
 
+class Parity(FixedLength):
+    """Shows whether the step is even: after four steps what was shown at first, of any episode."""
+
+    def _observe(self) -> Obs:
+        obs = super()._observe()
+        return replace(obs, obs=put(obs.obs * 0, (..., 0), self._elapsed[:, None] % 2))
+
+
+def test_what_repeats_with_the_episodes_is_no_lost_final_observation() -> None:
+    assert check_env(Parity) == []
+
+
 def test_a_correct_environment_has_no_problem() -> None:
     assert check_env(Walk) == []
     assert check_env(Drives) == []
