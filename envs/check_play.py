@@ -59,7 +59,7 @@ class Play:
         self.finals: dict[str, list[tuple[bool, bool]]] = {"obs": [], "state": []}
         self.changed: dict[str, list[bool]] = {"obs": [], "state": []}  # in a step within an episode
         self.values: dict[str, set[bytes]] = {"obs": set(), "state": set()}  # everything seen
-        self.firsts: dict[str, set[bytes]] = {"obs": set(), "state": set()}  # what episodes after the first one began with
+        self.firsts: dict[str, set[bytes]] = {"obs": set(), "state": set()}  # began later episodes
 
     def run(self, length: int) -> Play:
         try:
