@@ -21,8 +21,9 @@ def freeze(source: Path, group: str | None = None) -> FrozenPolicy:
     """
     team = load_policy(source)
     spec, agent = team.spec, team.run.agent
-    if group is not None and group not in spec.group_names:
-        names = ", ".join(spec.group_names) or "none"
+    lasting = spec.group_names if spec.group_ids else ()
+    if group is not None and group not in lasting:
+        names = ", ".join(lasting) or "none"
         raise UserError(f"{spec.env_name} in {source} has no group {group}: its groups are {names}")
     members = [i for i in range(spec.n_agents) if group is None or spec.group_names[spec.group_ids[i]] == group]
     wanted = {"agent.network": (agent.network, "mlp"), "agent.last_action": (agent.last_action, False)}

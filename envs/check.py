@@ -113,7 +113,7 @@ def _check_groups(spec: TeamSpec, found: Findings) -> None:
     n = spec.n_agents
     if len(set(spec.group_names)) != len(spec.group_names):
         found.add("groups", f"spec.group_names repeats a name: {', '.join(spec.group_names)}")
-    if spec.group_ids or spec.group_names:
+    if spec.group_ids or (spec.group_names and not spec.groups_vary):
         if len(spec.group_ids) != n:
             found.add("groups", f"spec.group_ids has {len(spec.group_ids)} entries for {n} agents")
         elif set(spec.group_ids) != set(range(len(spec.group_names))):

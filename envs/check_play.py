@@ -89,6 +89,7 @@ class Play:
             if not self._outcome(step, t):
                 return
             self._somebody(step.next, step.ended, f"step {t}")
+            self._same_kinds(before, step, t)
             self._untouched(t)
             self._record(before, step)
             ages += 1
@@ -149,12 +150,26 @@ class Play:
         finite(self._found, f"{where}: state", obs.state)
         within(self._found, f"{where}: obs", obs.obs, spec.obs_range)
         within(self._found, f"{where}: state", obs.state, spec.state_range)
+        self._kinds(obs, where)
         for i, size in enumerate(spec.obs_dims):
             if obs.obs[:, i, size:].any():
                 self._found.add("padded observation", f"{where}: agent {i} shows more than its {size} numbers")
         if spec.discrete:
             self._masks(obs, where)
         return True
+
+    def _kinds(self, obs: Obs, where: str) -> None:
+        """Where groups vary, whoever lives sees its own."""
+        if not self._spec.kind_columns:
+            return
+        shown = obs.obs[:, :, list(self._spec.kind_columns)]
+        odd = obs.alive & ((shown == 1).sum(axis=2) != 1) | ((shown != 0) & (shown != 1)).any(axis=2)
+        if odd.any():
+            row, agent = np.argwhere(odd)[0]
+            found = shown[row, agent].tolist()
+            self._found.add(
+                "groups", f"{where}: agent {agent} of environment {row} sees {found} in spec.kind_columns, not one 1"
+            )
 
     def _masks(self, obs: Obs, where: str) -> None:
         for i, size in enumerate(self._spec.action_dims):
@@ -171,6 +186,12 @@ class Play:
         empty = np.flatnonzero(begun & ~obs.alive.any(axis=1))
         if len(empty):
             self._found.add("empty team", f"{where}: environment {empty[0]} begins an episode with no agent alive")
+
+    def _same_kinds(self, before: Obs, step: Step, t: int) -> None:
+        kinds, goes_on = list(self._spec.kind_columns), ~step.ended[:, None]
+        changed = (before.obs[:, :, kinds] != step.next.obs[:, :, kinds]).any(axis=2)
+        if (changed & goes_on & before.alive & step.next.alive).any():
+            self._found.add("groups", f"step {t}: an agent's spec.kind_columns changed within an episode")
 
     def _outcome(self, step: Step, t: int) -> bool:
         e, n, where = len(self._rows), self._spec.n_agents, f"step {t}"

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 CHECKS: dict[str, str] = {
     "spec": "sizes and names in the spec agree with each other, and the spec is always the same",
-    "groups": "every agent has a group, every group a name of its own",
+    "groups": "every agent has a group, for an episode at least, and every group a name of its own",
     "dtype": "arrays are float32 or bool, as documented",
     "shape": "observations, states, masks and ends have the sizes of the spec",
     "reward shape": "the reward is [E], agent_reward [E, N]",

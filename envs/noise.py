@@ -36,6 +36,7 @@ class Noise(Wrapper):
             state_range=_widened(spec.state_range, settings.state_uniform, settings.state_gaussian),
         )
         self._own = np.arange(spec.obs_dim) < np.array(spec.obs_dims)[:, None]  # [N, O]
+        self._own[:, list(spec.kind_columns)] = False  # whose parameters are used is no matter of noise
         self._entities = _entities(spec) if settings.entity_dropout else np.zeros((0, spec.obs_dim), np.bool_)
         self._block = max(1, min(spec.episode_limit + 1, DRAWN_AT_ONCE // (self._own.size + spec.state_dim)))
         steps, n, tries = (env.num_envs, self._block), spec.n_agents, 1 if spec.discrete else max(spec.action_dims)

@@ -142,12 +142,6 @@ class Smax(TeamEnv):
 
         return draw_battle(units_of(self._simulator.units(), index, self.spec.n_agents))
 
-    @property
-    def unit_types(self) -> npt.NDArray[np.int64]:
-        """[E, N] The type (a place in `smax_scenarios.UNIT_TYPES`) of every agent in the present episodes: their
-        groups, where a scenario draws them anew in every episode."""
-        return self._simulator.units()["types"][:, : self.spec.n_agents].astype(np.int64)
-
     def _begin(self, places: npt.NDArray[np.int64]) -> Words:
         self._elapsed[places] = 0
         self._living[places] = self._sizes

@@ -152,8 +152,8 @@ def entity_view(n_allies: int, n_enemies: int) -> EntityView:
 
 
 def team_spec(scenario: Scenario, limit: int, versions: Mapping[str, str]) -> TeamSpec:
-    """The allies as a team. Groups are the types of units. Random scenarios have none that last: see `Smax.unit_types`,
-    and the last six numbers of each agent's observation."""
+    """The allies as a team. Groups are the types of units. In random scenarios they are those of an episode, which the
+    last numbers of each agent's observation tell."""
     n, m = scenario.n_allies, scenario.n_enemies
     groups = {} if scenario.random else {kind: rank for rank, (kind, _) in enumerate(scenario.allies)}
     allies = (("unit", n),) if scenario.random else scenario.allies
@@ -169,8 +169,9 @@ def team_spec(scenario: Scenario, limit: int, versions: Mapping[str, str]) -> Te
         obs_dims=(sizes.obs,) * n,
         action_dims=(sizes.actions,) * n,
         group_ids=tuple(groups[kind] for kind, count in allies for _ in range(count)) if groups else (),
-        group_names=tuple(groups),
+        group_names=UNIT_TYPES if scenario.random else tuple(groups),
         groups_vary=scenario.random,
+        kind_columns=tuple(range(sizes.obs - len(UNIT_TYPES), sizes.obs)) if scenario.random else (),
         has_win=True,
         metrics=("dead_allies", "dead_enemies"),
         versions=versions,

@@ -75,6 +75,7 @@ class TeamSpec:
     group_ids: tuple[int, ...] = ()  # one per agent; () stands for one group
     group_names: tuple[str, ...] = ()
     groups_vary: bool = False  # who is of which kind is drawn anew in every episode, so that there are no group_ids
+    kind_columns: Columns = ()  # the observed numbers that say so, one for each of group_names: 1 for one's own, else 0
     has_win: bool = False  # `Step.info["win"]` is meaningful
     agent_rewards: bool = False  # every `Step` has `agent_reward`; otherwise it is not looked at
     metrics: tuple[str, ...] = ()  # keys of `Step.info` that are summed over an episode and reported
@@ -97,6 +98,13 @@ class TeamSpec:
     def __post_init__(self) -> None:
         if self.groups_vary and self.group_ids:
             raise ValueError(f"{self.env_name} gives group_ids {self.group_ids}, and says that groups vary")
+        if self.kind_columns and not (self.groups_vary and len(self.kind_columns) == len(self.group_names)):
+            raise ValueError(
+                f"{self.env_name} names {len(self.kind_columns)} kind_columns for {len(self.group_names)} group_names,"
+                f" and groups_vary={self.groups_vary}: there must be one for each name, and only where groups vary"
+            )
+        if not all(0 <= column < self.obs_dim for column in self.kind_columns):
+            raise ValueError(f"{self.env_name}: kind_columns {self.kind_columns} of {self.obs_dim} observed numbers")
         if self.entities is None:
             return
         outside = [column for column in self.entities.columns if not 0 <= column < self.obs_dim]

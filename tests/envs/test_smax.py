@@ -76,7 +76,9 @@ def test_groups_are_types_in_the_order_of_the_list() -> None:
 def test_groups_that_change_are_refused_to_whoever_needs_them() -> None:
     random, fixed = (team_spec(SCENARIOS[name], 200, {}) for name in ("smacv2_5_units", "2s3z"))
     with pytest.raises(UserError, match=r"agent\.sharing=groups needs groups that last, .*agent\.sharing=full"):
-        AgentView.of(random, AgentSettings(sharing="groups"))
+        AgentView.of(random, AgentSettings(sharing="groups", network="hyper_mlp"))
+    by_kind = AgentView.of(random, AgentSettings(sharing="groups"))
+    assert by_kind.sets == 6 and by_kind.kinds == tuple(range(random.obs_dim - 6, random.obs_dim))
     with pytest.raises(UserError, match=r"algorithm\.groups=spec needs groups that last"):
         resolve_groups(random, "spec")
     assert resolve_groups(random, "all") == [[0, 1, 2, 3, 4]]

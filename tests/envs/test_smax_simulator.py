@@ -117,12 +117,18 @@ def test_the_limit_truncates_and_the_reward_can_be_smac_s() -> None:
 
 def test_random_scenarios_draw_types_and_tell_them() -> None:
     env, obs = started(3, scenario="smacv2_5_units", max_steps=2)
-    shown = obs.obs[..., -6:].argmax(axis=-1)  # the last numbers of an observation say what one is
-    np.testing.assert_array_equal(env.unit_types, shown)
-    for _ in range(2):
-        step = env.step(attacks(obs.avail))
-    assert (env.unit_types != shown).any()
-    np.testing.assert_array_equal(env.unit_types, step.next.obs[..., -6:].argmax(axis=-1))
+    assert env.spec.groups_vary and env.spec.group_names == UNIT_TYPES
+
+    def types() -> np.ndarray:
+        return env._simulator.units()["types"][:, :5]
+
+    first = types()
+    for seen in (obs, env.step(attacks(obs.avail)).next, env.step(attacks(obs.avail)).next):
+        assert seen.alive.all()
+        shown = seen.obs[..., env.spec.kind_columns]
+    np.testing.assert_array_equal(obs.obs[..., env.spec.kind_columns], np.eye(6)[first])
+    np.testing.assert_array_equal(shown, np.eye(6)[types()])
+    assert (types() != first).any()  # another episode
 
 
 def test_battles_prepared_ahead_are_those_that_are_started_when_they_begin() -> None:

@@ -3,7 +3,9 @@
 A network is written once, for S independent copies side by side ("stacks"): its layers' parameters are [S, …], its
 input is [S, T, M, I]. Where all agents share parameters there is one stack for each ensemble member and its rows are
 all agents of all episodes; where agents have parameters of their own (or groups have), there is one for each member
-and agent, k·N + i, and its rows are the episodes. So neither members nor agents cost a loop.
+and agent, k·N + i, and its rows are the episodes. So neither members nor agents cost a loop. Where groups are drawn
+anew in every episode there is one for each member and group, k·G + g, that sees all rows, and each row takes its
+group's outcome: right for any network, at G times the work.
 """
 
 from __future__ import annotations
@@ -63,9 +65,10 @@ class AgentNetworks(nn.Module, ABC):
             sets = view.sets
             self.hyper = HyperNetwork(plan.members * sets, 1 if sets > 1 else max(view.identities) + 1, plan.agent)
         self._names: list[str] = []
-        owners = view.owners if view is not None else (0,)
+        self.kinds = list(view.kinds) if view is not None else []
+        owners = tuple(range(len(self.kinds))) or (view.owners if view is not None else (0,))
         identities = view.identities if self.hyper is not None and view is not None else owners
-        self.split = max(*owners, *identities, 0) > 0
+        self.split = not self.kinds and max(*owners, *identities, 0) > 0
         # Not persistent: the settings say it, and names of checkpoints' tensors are those of parameters alone.
         self.register_buffer("_owners", torch.tensor(owners), persistent=False)
         self.register_buffer("_identities", torch.tensor(identities), persistent=False)
@@ -131,7 +134,7 @@ class AgentNetworks(nn.Module, ABC):
         """What one member says of pieces of episodes, before which its memory was `state` [1, M, *state_shape], which
         gets no gradient. inputs and outputs as in `forward`. NotImplementedError unless it is a GRU's."""
         x, layers = self._arranged(inputs), self.chosen()
-        return self._joined([self.unroll_from(x, self._apart(state), layers)])
+        return self._joined([self._own(self.unroll_from(x, self._apart(state), layers), inputs)])
 
     def hidden_states(self, inputs: Tensor, members: Tensor | None = None) -> Tensor:
         """What the agents know after each step: the input of the last layer, or the memory. Returns [K, T, M, H]."""
@@ -149,9 +152,10 @@ class AgentNetworks(nn.Module, ABC):
         if self.split:
             x = self._arranged(inputs.unsqueeze(0)).squeeze(1).repeat(self.members, 1, 1)
         else:
-            x = (inputs if self.view is None else self.view.cut(inputs)).expand(self.members, -1, -1)
+            stacks = self.members * max(1, len(self.kinds))
+            x = (inputs if self.view is None else self.view.cut(inputs)).expand(stacks, -1, -1)
         values, after = self.advance(x, self._apart(state), layers)
-        return self._together(values), self._together(after)
+        return self._together(self._own(values, inputs)), self._together(self._own(after, inputs))
 
     def initial_state(self, rows: int) -> Tensor:
         """[K, rows, *state_shape] at the beginning of an episode."""
@@ -184,7 +188,7 @@ class AgentNetworks(nn.Module, ABC):
 
     def _index(self, members: Tensor | None, of: Tensor) -> Tensor | None:
         """Which of a layer's stacked parameters each stack uses; None for all of them in order."""
-        if not self.split:
+        if not self.split and not self.kinds:
             return members
         count = int(of.max()) + 1
         if members is None and count == len(of):
@@ -196,14 +200,30 @@ class AgentNetworks(nn.Module, ABC):
         x, layers = self._arranged(inputs), self.chosen(members)
         stacks, of_one = len(next(iter(layers.values()))[0]), len(x)
         if stacks == of_one:
-            yield self.unroll(x, layers)
+            yield self._owns(self.unroll(x, layers), inputs)
         elif inputs.is_cuda:
             x = x.expand(stacks, -1, -1, -1) if of_one == 1 else x.repeat(stacks // of_one, 1, 1, 1)
-            yield self.unroll(x, layers)
+            yield self._owns(self.unroll(x, layers), inputs)
         else:
             parts = {name: [torch.split(tensor, of_one) for tensor in pair] for name, pair in layers.items()}
             for k in range(stacks // of_one):
-                yield self.unroll(x, {name: (weight[k], bias[k]) for name, (weight, bias) in parts.items()})
+                of_member = {name: (weight[k], bias[k]) for name, (weight, bias) in parts.items()}
+                yield self._owns(self.unroll(x, of_member), inputs)
+
+    def _owns(self, outcome: tuple[Tensor, Tensor], inputs: Tensor) -> tuple[Tensor, Tensor]:
+        values, states = outcome
+        return self._own(values, inputs), self._own(states, inputs)
+
+    def _own(self, stacked: Tensor, inputs: Tensor) -> Tensor:
+        """Where groups vary, each row's own group of [K·G, …, M, X], by what it sees: inputs [..., M, I]. Returns
+        [K, …, M, X]. Who sees nothing (the dead) takes the first group's."""
+        if not self.kinds:
+            return stacked
+        group = inputs[..., self.kinds].argmax(-1)  # [..., M]
+        groups = len(self.kinds)
+        each = stacked.view(len(stacked) // groups, groups, *stacked.shape[1:])
+        index = group.view(1, 1, *group.shape, *(1,) * (each.dim() - 2 - group.dim()))
+        return each.gather(1, index.expand(len(each), 1, *each.shape[2:])).squeeze(1)
 
     def _joined(self, parts: list[Tensor]) -> Tensor:
         """[S, T, M, …] of some members each. Returns [K, T, M, …]."""
@@ -217,13 +237,15 @@ class AgentNetworks(nn.Module, ABC):
         """inputs: [T, M, I]. Returns what one member's stacks see, [1, T, M, size] or [N, T, B, size]."""
         x = inputs if self.view is None else self.view.cut(inputs)
         if not self.split:
-            return x.unsqueeze(0)
+            return x.expand(max(1, len(self.kinds)), *x.shape)
         steps, rows, size = x.shape
         agents = len(self._owners)
         return x.reshape(steps, rows // agents, agents, size).permute(2, 0, 1, 3).contiguous()
 
     def _apart(self, state: Tensor) -> Tensor:
         """[K, M, …] -> [S, rows, …]."""
+        if self.kinds:
+            return state.repeat_interleave(len(self.kinds), 0)
         if not self.split:
             return state
         agents = len(self._owners)

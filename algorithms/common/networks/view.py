@@ -16,7 +16,8 @@ from phalanx.envs.team import TeamSpec
 class AgentView:
     """Agents of a team of N, whose common input is [observation O | last action A | one-hot id N], one row for each.
 
-    `owners[i]` is the parameter set that agent i uses, `identities[i]` the one that a hypernetwork knows it as.
+    `owners[i]` is the parameter set that agent i uses, `identities[i]` the one that a hypernetwork knows it as. Where
+    groups are drawn anew in every episode, `kinds` are the observed numbers that say which set an agent uses now.
     """
 
     obs: int
@@ -26,6 +27,7 @@ class AgentView:
     ids: int  # N
     shows_action: bool = True
     shows_id: bool = True
+    kinds: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, spec: TeamSpec, settings: AgentSettings, agents: Sequence[int] | None = None) -> AgentView:
@@ -34,8 +36,9 @@ class AgentView:
         sharing, hyper = settings.sharing, settings.network.startswith("hyper_")
         each = tuple(range(spec.n_agents) if agents is None else agents)
         everyone = (0,) * len(each)
+        kinds = spec.kind_columns if sharing == "groups" and spec.discrete and not hyper else ()
         # Groups that happen to be empty have no parameters.
-        ids = spec.groups("agent.sharing=groups") if sharing == "groups" else ()
+        ids = spec.groups("agent.sharing=groups") if sharing == "groups" and not kinds else ()
         groups = _numbered([ids[i] for i in each]) if ids else everyone
         each = _numbered(each)
         return cls(
@@ -46,12 +49,14 @@ class AgentView:
             ids=spec.n_agents,
             shows_action=settings.last_action,
             shows_id=sharing == "full_id" and not hyper,
+            kinds=kinds,
         )
 
     @classmethod
     def of_state(cls, spec: TeamSpec, settings: AgentSettings) -> AgentView:
-        """The same agents, all of which see the state instead of what they would: [state S | one-hot id N]."""
-        return replace(cls.of(spec, settings), obs=spec.state_dim, actions=0)
+        """The same agents, all of which see the state instead of what they would: [state S | one-hot id N]. It does not
+        say of which kind somebody is, so agents whose kinds vary share one set."""
+        return replace(cls.of(spec, settings), obs=spec.state_dim, actions=0, kinds=())
 
     @property
     def agents(self) -> int:
@@ -60,7 +65,7 @@ class AgentView:
     @property
     def sets(self) -> int:
         """Parameter sets of each member of an ensemble."""
-        return max(self.owners) + 1
+        return len(self.kinds) or max(self.owners) + 1
 
     @property
     def size(self) -> int:
