@@ -76,6 +76,7 @@ class Collecting:
         self._count = 0
         self._lags: list[int] = []
         self.replay_size = 0  # episodes
+        self._newest = 0  # episodes inserted by then: answers may be looked at in any order
 
     @property
     def complete(self) -> bool:
@@ -98,6 +99,10 @@ class Collecting:
         for seat in self._seats:
             if seat.up and not seat.busy and not self.complete:
                 self._play(seat)
+
+    def note_replay(self, count: ReplayCount) -> None:
+        """What the replay holds, also where that is less than before."""
+        self.replay_size, self._newest = count.size, count.inserted
 
     def lag(self) -> float | None:
         """Mean policy lag of the chunks since the last call, in updates; None where there were none."""
@@ -159,7 +164,8 @@ class Collecting:
     def _inserted(self, played: _Played, count: ReplayCount) -> None:
         self._inserting -= played.stats.episodes
         self._limiter.inserted(count.episodes)
-        self.replay_size = count.size
+        if count.inserted >= self._newest:
+            self.note_replay(count)
         self._diary.played(played.stats)
         self._on_change()
 

@@ -68,7 +68,7 @@ class Pipeline:
             held = replay_folder(checkpoint)
             if held is not None:
                 count = self._fleet.value(self._fleet.replay.handle.load.remote(held))
-                self._collecting.replay_size = count.size
+                self._collecting.note_replay(count)
                 self._limiter.note_replay_size(count.size)
             else:
                 log.warning(
@@ -253,7 +253,7 @@ class Pipeline:
         def loaded(count: ReplayCount) -> None:
             held = self._limiter.replay_size if self._limiter.queue else self._collecting.replay_size
             self._progress.episodes_lost += max(0, held - count.size)
-            self._collecting.replay_size = count.size
+            self._collecting.note_replay(count)
             self._limiter.note_replay_size(count.size)
             self._learning.replay_up = True
             self._advance()
