@@ -4,15 +4,16 @@ A network is written once, for S independent copies side by side ("stacks"): its
 input is [S, T, M, I]. Where all agents share parameters there is one stack for each ensemble member and its rows are
 all agents of all episodes; where agents have parameters of their own (or groups have), there is one for each member
 and agent, k·N + i, and its rows are the episodes. So neither members nor agents cost a loop. Where groups are drawn
-anew in every episode there is one for each member and group, k·G + g, that sees all rows, and each row takes its
-group's outcome: right for any network, at G times the work.
+anew in every episode there is one for each member and group, k·G + g, and its rows are those of the group's agents,
+filled up to as many as the largest group has.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,28 @@ class StackedProjection(nn.Module):
         bound = 1 / math.sqrt(inputs)
         self.weight = nn.Parameter(torch.empty(stacks, outputs, inputs).uniform_(-bound, bound))
         self.register_buffer("bias", torch.zeros(stacks, outputs), persistent=False)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which of M rows belong to which of G groups. rows: [G, R], filled up with the first row, whose further outcomes
+    nobody takes; places: [M], where each row lies in them, flat."""
+
+    rows: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, group: Tensor, number: int) -> Groups:
+        """group: [M], each row's."""
+        order = group.argsort(stable=True)
+        counts = torch.bincount(group, minlength=number)
+        first = counts.cumsum(0) - counts
+        most = int(counts.max())
+        places = torch.empty_like(order)
+        places[order] = group[order] * most + torch.arange(len(order), device=order.device) - first[group[order]]
+        rows = order.new_zeros(number * most)
+        rows[places] = torch.arange(len(order), device=order.device)
+        return cls(rows.view(number, most), places)
 
 
 class AgentNetworks(nn.Module, ABC):
@@ -133,8 +156,9 @@ class AgentNetworks(nn.Module, ABC):
     def resumed(self, inputs: Tensor, state: Tensor) -> Tensor:
         """What one member says of pieces of episodes, before which its memory was `state` [1, M, *state_shape], which
         gets no gradient. inputs and outputs as in `forward`. NotImplementedError unless it is a GRU's."""
-        x, layers = self._arranged(inputs), self.chosen()
-        return self._joined([self._own(self.unroll_from(x, self._apart(state), layers), inputs)])
+        groups = self._groups(inputs)
+        x, layers = self._arranged(inputs, groups), self.chosen()
+        return self._joined([self._back(self.unroll_from(x, self._apart(state, groups), layers), groups)])
 
     def hidden_states(self, inputs: Tensor, members: Tensor | None = None) -> Tensor:
         """What the agents know after each step: the input of the last layer, or the memory. Returns [K, T, M, H]."""
@@ -149,13 +173,15 @@ class AgentNetworks(nn.Module, ABC):
         """One step of all members. inputs: [M, O+A+N], state: [K, M, *state_shape]. Returns values [K, M, A] and the
         new state. `layers`: what `chosen()` gave; who makes many steps with the same parameters asks once."""
         layers = self.chosen() if layers is None else layers
-        if self.split:
-            x = self._arranged(inputs.unsqueeze(0)).squeeze(1).repeat(self.members, 1, 1)
+        groups = self._groups(inputs.unsqueeze(0))
+        if self.split or groups is not None:
+            x = self._arranged(inputs.unsqueeze(0), groups).squeeze(1).repeat(self.members, 1, 1)
         else:
-            stacks = self.members * max(1, len(self.kinds))
-            x = (inputs if self.view is None else self.view.cut(inputs)).expand(stacks, -1, -1)
-        values, after = self.advance(x, self._apart(state), layers)
-        return self._together(self._own(values, inputs)), self._together(self._own(after, inputs))
+            x = (inputs if self.view is None else self.view.cut(inputs)).expand(self.members, -1, -1)
+        values, after = self.advance(x, self._apart(state, groups), layers)
+        if groups is not None:
+            return self._back(values.unsqueeze(1), groups).squeeze(1), self._back(after.unsqueeze(1), groups).squeeze(1)
+        return self._together(values), self._together(after)
 
     def initial_state(self, rows: int) -> Tensor:
         """[K, rows, *state_shape] at the beginning of an episode."""
@@ -197,33 +223,39 @@ class AgentNetworks(nn.Module, ABC):
         return (k.unsqueeze(1) * count + of).flatten()
 
     def _each(self, inputs: Tensor, members: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        x, layers = self._arranged(inputs), self.chosen(members)
+        groups = self._groups(inputs)
+        x, layers = self._arranged(inputs, groups), self.chosen(members)
         stacks, of_one = len(next(iter(layers.values()))[0]), len(x)
+        outcomes: Iterable[tuple[Tensor, Tensor]]
         if stacks == of_one:
-            yield self._owns(self.unroll(x, layers), inputs)
+            outcomes = [self.unroll(x, layers)]
         elif inputs.is_cuda:
             x = x.expand(stacks, -1, -1, -1) if of_one == 1 else x.repeat(stacks // of_one, 1, 1, 1)
-            yield self._owns(self.unroll(x, layers), inputs)
+            outcomes = [self.unroll(x, layers)]
         else:
             parts = {name: [torch.split(tensor, of_one) for tensor in pair] for name, pair in layers.items()}
-            for k in range(stacks // of_one):
-                of_member = {name: (weight[k], bias[k]) for name, (weight, bias) in parts.items()}
-                yield self._owns(self.unroll(x, of_member), inputs)
+            of_members = (
+                {name: (weight[k], bias[k]) for name, (weight, bias) in parts.items()} for k in range(stacks // of_one)
+            )
+            outcomes = (self.unroll(x, of_member) for of_member in of_members)
+        for values, states in outcomes:
+            yield self._back(values, groups), self._back(states, groups)
 
-    def _owns(self, outcome: tuple[Tensor, Tensor], inputs: Tensor) -> tuple[Tensor, Tensor]:
-        values, states = outcome
-        return self._own(values, inputs), self._own(states, inputs)
-
-    def _own(self, stacked: Tensor, inputs: Tensor) -> Tensor:
-        """Where groups vary, each row's own group of [K·G, …, M, X], by what it sees: inputs [..., M, I]. Returns
-        [K, …, M, X]. Who sees nothing (the dead) takes the first group's."""
+    def _groups(self, inputs: Tensor) -> Groups | None:
+        """Whose rows are whose, where groups vary: inputs [T, M, I]. Who never sees its kind (the dead) is of the
+        first."""
         if not self.kinds:
+            return None
+        return Groups.of(inputs[..., self.kinds].sum(0).argmax(-1), len(self.kinds))
+
+    @staticmethod
+    def _back(stacked: Tensor, groups: Groups | None) -> Tensor:
+        """Where groups vary, [K·G, T, R, …] -> [K, T, M, …]."""
+        if groups is None:
             return stacked
-        group = inputs[..., self.kinds].argmax(-1)  # [..., M]
-        groups = len(self.kinds)
-        each = stacked.view(len(stacked) // groups, groups, *stacked.shape[1:])
-        index = group.view(1, 1, *group.shape, *(1,) * (each.dim() - 2 - group.dim()))
-        return each.gather(1, index.expand(len(each), 1, *each.shape[2:])).squeeze(1)
+        number = len(groups.rows)
+        apart = stacked.view(len(stacked) // number, number, *stacked.shape[1:]).transpose(1, 2)
+        return apart.flatten(2, 3).index_select(2, groups.places)
 
     def _joined(self, parts: list[Tensor]) -> Tensor:
         """[S, T, M, …] of some members each. Returns [K, T, M, …]."""
@@ -233,19 +265,22 @@ class AgentNetworks(nn.Module, ABC):
         apart = stacked.view(-1, len(self._owners), *stacked.shape[1:])  # [K, N, T, B, …]
         return apart.permute(0, 2, 3, 1, *range(4, apart.dim())).flatten(2, 3)
 
-    def _arranged(self, inputs: Tensor) -> Tensor:
-        """inputs: [T, M, I]. Returns what one member's stacks see, [1, T, M, size] or [N, T, B, size]."""
+    def _arranged(self, inputs: Tensor, groups: Groups | None = None) -> Tensor:
+        """inputs: [T, M, I]. Returns what one member's stacks see, [1, T, M, size], [N, T, B, size] or, of groups that
+        vary, [G, T, R, size]."""
         x = inputs if self.view is None else self.view.cut(inputs)
+        if groups is not None:
+            return x[:, groups.rows].transpose(0, 1).contiguous()
         if not self.split:
-            return x.expand(max(1, len(self.kinds)), *x.shape)
+            return x.unsqueeze(0)
         steps, rows, size = x.shape
         agents = len(self._owners)
         return x.reshape(steps, rows // agents, agents, size).permute(2, 0, 1, 3).contiguous()
 
-    def _apart(self, state: Tensor) -> Tensor:
+    def _apart(self, state: Tensor, groups: Groups | None = None) -> Tensor:
         """[K, M, …] -> [S, rows, …]."""
-        if self.kinds:
-            return state.repeat_interleave(len(self.kinds), 0)
+        if groups is not None:
+            return state[:, groups.rows].flatten(0, 1)
         if not self.split:
             return state
         agents = len(self._owners)
