@@ -130,7 +130,8 @@ class VmasTeam(BatchedTeamEnv):
             stretched = self._bounds.stretch(actions)
             orders = [stretched[:, i, : space.shape[0]] for i, space in enumerate(self._env.action_space)]
         self._seen, rewards, done, _ = self._env.step(orders)
-        paid = np.stack([np.asarray(reward, np.float32) for reward in rewards])
+        # VMAS's own `wheel` pays [E, 1].
+        paid = np.stack([np.asarray(reward, np.float32).reshape(len(actions)) for reward in rewards])
         self._paid = np.ascontiguousarray(paid.T)  # [E, N]
         team = paid.sum(axis=0) if self._settings.reward == "sum" else paid.mean(axis=0)
         return team, np.array(done, np.bool_), {}

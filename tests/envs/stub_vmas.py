@@ -1,5 +1,6 @@
-"""The part of VMAS's interface that the adapter uses, with two scenarios of its own: `drift` (agents wander, the
-episode ends where all have walked 5 steps to the right) and `gusts` (as drift, but the wind is drawn in every step)."""
+"""The part of VMAS's interface that the adapter uses, with scenarios of its own: `drift` (agents wander, the episode
+ends where all have walked 5 steps to the right), `gusts` (as drift, but the wind is drawn in every step) and `column`
+(as drift, but pays [E, 1])."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ class Drift:
 class Environment:
     def __init__(self, scenario: Any, num_envs: int, continuous_actions: bool, n_agents: int = 2) -> None:
         scenario = "drift" if isinstance(scenario, Drift) else scenario
-        if scenario not in ("drift", "gusts", "nested", "several"):
+        if scenario not in ("drift", "gusts", "nested", "several", "column"):
             raise ValueError(f"unknown scenario {scenario}")
         self.scenario, self.num_envs, self.continuous = scenario, num_envs, continuous_actions
         self.agents = [SimpleNamespace(name=f"walker_{i}") for i in range(n_agents)]
@@ -57,6 +58,8 @@ class Environment:
         if self.scenario == "gusts":
             self.place += self.rng.random(self.place.shape).astype(np.float32)
         rewards = [self.place[:, i, 0] for i in range(len(self.agents))]
+        if self.scenario == "column":
+            rewards = [reward[:, None] for reward in rewards]
         return self.look(), rewards, (self.place[:, :, 0] > 5).all(axis=1), [{} for _ in self.agents]
 
 

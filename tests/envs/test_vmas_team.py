@@ -30,7 +30,7 @@ def start(env: VmasTeam) -> Obs:
 
 @pytest.mark.usefixtures("stub")
 @pytest.mark.parametrize("continuous", [False, True])
-@pytest.mark.parametrize("scenario", ["drift", "gusts", "tests.envs.stub_vmas:Drift"])
+@pytest.mark.parametrize("scenario", ["drift", "gusts", "column", "tests.envs.stub_vmas:Drift"])
 def test_conforms(scenario: str, continuous: bool) -> None:
     assert check_env(lambda n: team(n, scenario=scenario, continuous=continuous)) == []
 
