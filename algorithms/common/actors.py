@@ -158,7 +158,7 @@ class GroupedActors(ActingNetworks):
         if sorted(everyone) != list(range(spec.n_agents)) or not all(self.groups):
             raise ValueError(f"groups {self.groups} are not a partition of {spec.n_agents} agents")
         parts = [Actors(spec, agent, head, group) for group in self.groups]
-        if len(parts) > 1 and parts[0].view.kinds:
+        if len(parts) > 1 and parts[0].view.kinds:  # refused: `step` has one set for each agent
             spec.groups("agent.sharing=groups, for agents that are trained one after the other,")
         self.parts = nn.ModuleList(parts)
         self.state_shape, self._agents = parts[0].state_shape, spec.n_agents

@@ -71,6 +71,17 @@ class Scene:
     def ask(self, member: Member, ref: str, *needs: Member) -> None:
         self.calls.add(member, ref, self.got.append, self.missed.append, needs=needs)
 
+    def replay_lost_with_an_insertion_unheard(self) -> Member:
+        """Whose new process starts as soon as it is asked to."""
+        replay = self.member("replay")
+        for ref in ("insert", "count"):
+            self.ask(replay, ref)
+        self.fleet.values = {"count": gone("replay"), "start replay 1": "hello"}
+        self.turn(1)
+        assert self.lost == ["replay"]
+        self.calls.revive(replay, lambda: self.got.append("started"))
+        return replay
+
     def turn(self, times: int = 5) -> None:
         for _ in range(times):
             self.calls.turn(0.5)
@@ -146,13 +157,7 @@ def test_a_lost_actor_is_asked_to_start_until_it_does(clock: Clock) -> None:
 def test_news_of_the_process_before_come_before_its_successor(clock: Clock) -> None:
     """Whatever order answers are looked at in: what the lost process had inserted is not in the new one."""
     scene = Scene()
-    replay = scene.member("replay")
-    for ref in ("insert", "count"):
-        scene.ask(replay, ref)
-    scene.fleet.values = {"count": gone("replay"), "start replay 1": "hello"}
-    scene.turn(1)
-    assert scene.lost == ["replay"]
-    scene.calls.revive(replay, lambda: scene.got.append("started"))
+    scene.replay_lost_with_an_insertion_unheard()
     scene.turn(4)
     assert scene.starts == 1 and scene.got == []
     scene.fleet.values["insert"] = 4
@@ -164,12 +169,7 @@ def test_news_of_the_process_before_come_before_its_successor(clock: Clock) -> N
 
 def test_a_successor_that_is_lost_while_news_are_awaited_is_revived_for_that_loss(clock: Clock) -> None:
     scene = Scene()
-    replay = scene.member("replay")
-    for ref in ("insert", "count"):
-        scene.ask(replay, ref)
-    scene.fleet.values = {"count": gone("replay"), "start replay 1": "hello"}
-    scene.turn(1)
-    scene.calls.revive(replay, lambda: scene.got.append("started"))
+    replay = scene.replay_lost_with_an_insertion_unheard()
     scene.turn(1)
     scene.ask(replay, "held")
     scene.fleet.values |= {"held": gone("replay"), "insert": 4, "start replay 2": "hello"}

@@ -56,14 +56,14 @@ class Groups:
     @classmethod
     def of(cls, group: Tensor, number: int) -> Groups:
         """group: [M], each row's."""
-        order = group.argsort(stable=True)
+        order, row = group.argsort(stable=True), torch.arange(len(group), device=group.device)
         counts = torch.bincount(group, minlength=number)
         first = counts.cumsum(0) - counts
         most = int(counts.max())
         places = torch.empty_like(order)
-        places[order] = group[order] * most + torch.arange(len(order), device=order.device) - first[group[order]]
+        places[order] = group[order] * most + row - first[group[order]]
         rows = order.new_zeros(number * most)
-        rows[places] = torch.arange(len(order), device=order.device)
+        rows[places] = row
         return cls(rows.view(number, most), places)
 
 
